@@ -1,0 +1,65 @@
+"""Names to methods. The list is explicit: a method enters it, and so the common battery of tests, by being in it."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+
+from memprof.errors import MemprofError
+from memprof.method import Method, allowed, field_types, is_optional
+from memprof.methods.adamw import AdamW
+
+METHODS: dict[str, type[Method]] = {method.name: method for method in (AdamW,)}
+CORE = tuple(METHODS)
+"""What `memprof compare` shows unless asked otherwise."""
+
+
+def get_method(spec: str | Method, **hyperparameters: object) -> Method:
+    """A method from "galore", from "galore:rank=128,update_gap=50", or with keyword arguments; a Method as it is."""
+    if isinstance(spec, Method):
+        return dataclasses.replace(spec, **hyperparameters)
+    name, _, text = spec.partition(":")
+    if name not in METHODS:
+        raise MemprofError(f"unknown method {name!r}; choose from {', '.join(METHODS)}")
+    method = METHODS[name]
+    given = {**_parse_fields(method, text), **hyperparameters}
+    known = [field.name for field in dataclasses.fields(method)]
+    for field in given:
+        if field not in known:
+            raise MemprofError(f"{name}: unknown field {field!r}; choose from {', '.join(known)}")
+    return method(**given)
+
+
+def _parse_fields(method: type[Method], text: str) -> dict[str, object]:
+    fields: dict[str, object] = {}
+    hints = field_types(method)
+    specs = {spec.name: spec for spec in dataclasses.fields(method)}
+    for part in filter(None, text.split(",")):
+        key, equals, value = part.partition("=")
+        key = key.strip()
+        if not equals:
+            raise MemprofError(f"{method.name}: {part!r} is not key=value; write {method.name}:{next(iter(hints))}=...")
+        if key not in specs:
+            raise MemprofError(f"{method.name}: unknown field {key!r}; choose from {', '.join(specs)}")
+        try:
+            fields[key] = _parse_value(value.strip(), hints[key])
+        except ValueError:
+            raise MemprofError(f"{method.name}: {key}={value} does not fit; it must be {allowed(specs[key])}") from None
+    return fields
+
+
+def _parse_value(text: str, hint: typing.Any) -> object:
+    """`text` as the field's type; tuples are written 0.9/0.999, None as none."""
+    if is_optional(hint):
+        return None if text.lower() == "none" else _parse_value(text, typing.get_args(hint)[0])
+    if hint is bool:
+        if text.lower() not in ("true", "false"):
+            raise ValueError(text)
+        return text.lower() == "true"
+    if typing.get_origin(hint) is tuple:
+        parts = text.split("/")
+        types = typing.get_args(hint)
+        if len(parts) != len(types):
+            raise ValueError(text)
+        return tuple(kind(part) for kind, part in zip(types, parts, strict=True))
+    return hint(text)

@@ -1,0 +1,82 @@
+"""The formula: a whole step in closed form. Sums a method's own footprints over a model; makes no tensor."""
+
+from __future__ import annotations
+
+from memprof.instants import Instant, LayerCosts, ModelCosts, Walk, activation_bytes, backward_walk
+from memprof.method import Footprint, Method, Role, Weight, groups
+from memprof.record import Formula
+from memprof.scenario import Scenario
+from memprof.timeline import EXTRA, OPTIMIZER, OPTIMIZER_STATE, PARAM, REFRESH
+
+HORIZON = 20_000
+"""steps over which a method is asked for its schedule: the papers' training length"""
+
+
+def has_periodic_work(method: Method) -> bool:
+    return len(method.refresh_steps(HORIZON)) > 0
+
+
+def formula(scenario: Scenario) -> Formula:
+    """What the scenario's step costs by the method's formula and the model's closed forms."""
+    weights = scenario.weights()
+    method = scenario.method.bind(weights)
+    costs = [method.formula(weight) for weight in weights]
+    held = {
+        PARAM: sum(cost.param for cost in costs),
+        OPTIMIZER_STATE: sum(cost.optimizer_state for cost in costs) + method.shared(),
+    }
+    laid_out = lay_out(weights, costs)
+    scratch = update_scratch(method, weights, costs)
+    worst = _worst(scenario, held, laid_out, scratch, OPTIMIZER)
+    activation = activation_bytes(scenario, laid_out.layers)
+    grad = sum(cost.grad for cost in costs)
+    return Formula(
+        param=held[PARAM],
+        grad=grad,
+        optimizer_state=held[OPTIMIZER_STATE],
+        activation=activation,
+        extra=worst.by_category[EXTRA],
+        peak=worst.nbytes,
+        peak_phase=worst.phase,
+        peak_by_category=worst.by_category,
+        peak_at=worst.name,
+        steady=sum(held.values()),
+        refresh_peak=_refresh_peak(scenario, held, laid_out, scratch, costs),
+        total=sum(held.values()) + grad + activation + max(weight.nbytes for weight in weights),
+    )
+
+
+def lay_out(weights: list[Weight], costs: list[Footprint]) -> ModelCosts:
+    """Footprints by their place in the model."""
+    layers: dict[str, LayerCosts] = {}
+    single: dict[str, Footprint] = {}
+    for weight, cost in zip(weights, costs, strict=True):
+        parts = weight.name.split(".")
+        if parts[1] == "layers":
+            layers.setdefault(parts[2], {})[weight.role] = cost
+        else:
+            single[weight.role] = cost
+    return ModelCosts(single[Role.EMBED], list(layers.values()), single[Role.NORM], single.get(Role.HEAD))
+
+
+def update_scratch(method: Method, weights: list[Weight], costs: list[Footprint]) -> int:
+    """Most bytes of scratch in the update: of one weight, or of a group that the method updates together."""
+    sizes = [cost.transient for cost in costs if cost.transient]
+    cut = groups(sizes, lambda size: size, method.scratch_limit(weights))
+    return max((sum(group) for group in cut), default=0)
+
+
+def _worst(scenario: Scenario, held: dict[str, int], costs: ModelCosts, scratch: int, phase: str) -> Instant:
+    walk: Walk = backward_walk(scenario, held, costs)
+    walk.phase = phase
+    walk.passing("update", scratch)
+    return walk.worst
+
+
+def _refresh_peak(
+    scenario: Scenario, held: dict[str, int], laid_out: ModelCosts, scratch: int, costs: list[Footprint]
+) -> int | None:
+    if not has_periodic_work(scenario.method):
+        return None
+    refresh = max(cost.refresh for cost in costs)
+    return _worst(scenario, held, laid_out, max(refresh, scratch), REFRESH).nbytes

@@ -1,0 +1,294 @@
+"""The worst instant of a step, in closed form: bytes alive at each point of loss, backward and update.
+
+A step's memory rises and falls at known points. This module writes them down in the order in which autograd runs
+them, one line an operation: what it allocates, then what it lets go. Only shapes enter, no tensor is made.
+Letters as in llama.py: N tokens, C hidden size, A and K widths of query and key-value heads, F MLP size,
+V vocabulary; e bytes an element. A trailing `_bytes` is left out of local names.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from memprof.kernels import KERNELS, Kernels
+from memprof.method import Footprint, Role
+from memprof.scenario import Scenario
+from memprof.timeline import ACTIVATION, BACKWARD, EXTRA, GRAD, OPTIMIZER_STATE, PARAM
+
+FP32 = 4
+INT64 = 8
+LayerCosts = dict[Role, Footprint]
+
+
+@dataclass(frozen=True, slots=True)
+class Instant:
+    """A point of the step and what is alive there."""
+
+    name: str
+    phase: str
+    by_category: dict[str, int]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(self.by_category.values())
+
+
+@dataclass(slots=True)
+class Walk:
+    """Bytes alive while a step goes on, and the worst instant so far."""
+
+    alive: dict[str, int]
+    phase: str = BACKWARD
+    worst: Instant = field(default_factory=lambda: Instant("", "", {}))
+
+    def at(self, name: str, *, grad: int = 0, extra: int = 0, activation: int = 0) -> None:
+        """At a point called `name`, so many bytes of each kind come (positive) or go (negative)."""
+        self.alive[GRAD] += grad
+        self.alive[EXTRA] += extra
+        self.alive[ACTIVATION] += activation
+        if sum(self.alive.values()) > self.worst.nbytes:
+            self.worst = Instant(name, self.phase, dict(self.alive))
+
+    def passing(self, name: str, extra: int) -> None:
+        """Scratch that is gone right after."""
+        self.at(name, extra=extra)
+        self.at(name, extra=-extra)
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """Bytes of a scenario's activations, each named as the tensor it is."""
+
+    tokens: int
+    hidden: int
+    """(N, C)"""
+    rstd: int
+    """(N, 1) fp32"""
+    query: int
+    """(N, A)"""
+    key: int
+    """(N, K)"""
+    expanded: int
+    """(N, K) or (N, A), as attention saves keys and values"""
+    mlp: int
+    """(N, F)"""
+    lse: int
+    """log-sum-exp of each query and head, fp32, and the random state beside it"""
+    rotary: int
+    """cos and sin, (T, 1, D) each"""
+    logits: int
+    """(N, V)"""
+    log_softmax: int
+    """(N, V) fp32"""
+    norm_scratch: int
+
+    @classmethod
+    def of(cls, scenario: Scenario) -> Sizes:
+        shape, e, n = scenario.shape, scenario.itemsize, scenario.tokens
+        kernels = KERNELS[scenario.kernels]
+        query, key = n * shape.attention_size * e, n * shape.kv_size * e
+        return cls(
+            tokens=n,
+            hidden=n * shape.hidden_size * e,
+            rstd=n * FP32,
+            query=query,
+            key=key,
+            expanded=query if kernels.expands_kv else key,
+            mlp=n * shape.intermediate_size * e,
+            lse=_log_sum_exp(scenario, kernels),
+            rotary=2 * scenario.seq_len * shape.head_dim * e,
+            logits=n * shape.vocab_size * e,
+            log_softmax=n * shape.vocab_size * FP32,
+            norm_scratch=_norm_scratch(scenario, kernels),
+        )
+
+    @property
+    def norm(self) -> int:
+        """What a norm saves beyond its output: its input and the reciprocal."""
+        return self.hidden + self.rstd
+
+    @property
+    def layer(self) -> int:
+        """A layer's activations: two norms and their outputs, q k v, attention's output, four MLP tensors."""
+        attention = self.query + 2 * self.expanded + self.query + self.lse
+        return 2 * (self.norm + self.hidden) + attention + 4 * self.mlp
+
+    @property
+    def head(self) -> int:
+        """Final norm, its output, the log-softmax, and the count of labels that the loss keeps."""
+        return self.norm + self.hidden + self.log_softmax + FP32
+
+    @property
+    def step(self) -> int:
+        """What the loop itself holds: ids, labels, the loss."""
+        return 2 * INT64 * self.tokens + FP32
+
+
+def _log_sum_exp(scenario: Scenario, kernels: Kernels) -> int:
+    positions = -(-scenario.seq_len // kernels.lse_multiple) * kernels.lse_multiple
+    return FP32 * scenario.batch_size * scenario.shape.num_attention_heads * positions + kernels.rng_bytes
+
+
+def _norm_scratch(scenario: Scenario, kernels: Kernels) -> int:
+    """fp32 tensors (N, C); in fp32 the gradient needs no copy and is one of them."""
+    tensors = kernels.norm_scratch - (kernels.norm_scratch > 0 and scenario.itemsize == FP32)
+    return tensors * scenario.tokens * scenario.shape.hidden_size * FP32
+
+
+def activation_bytes(scenario: Scenario, layers: list[LayerCosts]) -> int:
+    """Bytes saved at the end of forward: all layers, the head, the rotary tables, what the loop holds, adapters."""
+    sizes = Sizes.of(scenario)
+    plain = len(layers) * sizes.layer + sizes.head + sizes.rotary + sizes.step
+    return plain + sum(_saved(sizes, cost) for layer in layers for cost in layer.values())
+
+
+def _saved(sizes: Sizes, cost: Footprint) -> int:
+    return cost.saved_per_token * sizes.tokens + cost.saved
+
+
+@dataclass(slots=True)
+class Backward:
+    """Loss and backward of one micro-batch, point by point."""
+
+    walk: Walk
+    sizes: Sizes
+    accumulating: bool
+    """whether gradients are there already, so that each new one is added and dropped"""
+
+    def run(self, layers: list[LayerCosts], embed: Footprint, head: Footprint | None, norm: Footprint) -> None:
+        self.loss()
+        self.output(embed if head is None else head, tied=head is None)
+        self.norm("model.norm", norm)
+        for index in reversed(range(len(layers))):
+            self.mlp(f"layer {index} mlp", layers[index])
+            self.attention(f"layer {index} attention", layers[index])
+        self.embedding(embed, tied=head is None)
+
+    def loss(self) -> None:
+        s, at = self.sizes, self.walk.at
+        at("loss", extra=FP32)
+        at("loss gradient", extra=s.log_softmax, activation=-FP32)
+        at("log-softmax gradient", extra=s.log_softmax)
+        at("log-softmax freed", extra=-s.log_softmax, activation=-s.log_softmax)
+        if s.logits != s.log_softmax:
+            at("logits gradient, cast", extra=s.logits)
+            at("logits gradient in fp32 freed", extra=-s.log_softmax)
+
+    def output(self, cost: Footprint, tied: bool) -> None:
+        s, at = self.sizes, self.walk.at
+        if tied:
+            at("lm_head, gradient of a tied weight", extra=cost.grad + s.hidden)
+        else:
+            self.gradients("lm_head", cost.grad, s.hidden)
+        at("lm_head freed", extra=-s.logits, activation=-s.hidden)
+
+    def norm(self, name: str, cost: Footprint) -> None:
+        s = self.sizes
+        self.walk.passing(f"{name} scratch", s.norm_scratch)
+        self.gradients(name, cost.grad, s.hidden)
+        self.walk.at(f"{name} freed", extra=-s.hidden, activation=-s.norm)
+
+    def mlp(self, name: str, costs: LayerCosts) -> None:
+        s, at = self.sizes, self.walk.at
+        self.linear(f"{name} down_proj", costs[Role.DOWN], s.mlp)
+        at(f"{name} down_proj freed", activation=-s.mlp)
+        at(f"{name} product", extra=2 * s.mlp)
+        at(f"{name} product freed", extra=-s.mlp, activation=-2 * s.mlp)
+        self.linear(f"{name} up_proj", costs[Role.UP], s.hidden)
+        at(f"{name} up_proj freed", extra=-s.mlp)
+        at(f"{name} silu", extra=s.mlp)
+        at(f"{name} silu freed", extra=-s.mlp, activation=-s.mlp)
+        self.linear(f"{name} gate_proj", costs[Role.GATE], s.hidden)
+        at(f"{name} gate_proj freed", extra=-s.mlp, activation=-s.hidden)
+        self.add(name)
+        self.norm(f"{name} norm", costs[Role.NORM])
+        self.add(name)
+
+    def attention(self, name: str, costs: LayerCosts) -> None:
+        s, at = self.sizes, self.walk.at
+        self.linear(f"{name} o_proj", costs[Role.O], s.query)
+        at(f"{name} kernel", extra=s.query + 2 * s.expanded)
+        at(f"{name} kernel freed", extra=-s.query, activation=-(2 * s.query + 2 * s.expanded + s.lse))
+        if s.expanded != s.key:
+            at(f"{name} keys folded", extra=s.key - s.expanded)
+            at(f"{name} values folded", extra=s.key - s.expanded)
+        self.linear(f"{name} v_proj", costs[Role.V], s.hidden)
+        at(f"{name} v_proj freed", extra=-s.key)
+        self.rotary(f"{name} k rotary", s.key)
+        self.linear(f"{name} k_proj", costs[Role.K], s.hidden)
+        at(f"{name} k_proj freed", extra=-s.key)
+        self.add(name)
+        self.rotary(f"{name} q rotary", s.query)
+        self.linear(f"{name} q_proj", costs[Role.Q], s.hidden)
+        at(f"{name} q_proj freed", extra=-s.query, activation=-s.hidden)
+        self.add(name)
+        self.norm(f"{name} norm", costs[Role.NORM])
+        self.add(name)
+
+    def linear(self, name: str, cost: Footprint, grad_input: int) -> None:
+        """A weight's gradient and its input's; what an adapter saved goes with it."""
+        self.gradients(name, cost.grad, grad_input)
+        self.walk.at(f"{name} adapter freed", activation=-_saved(self.sizes, cost))
+
+    def rotary(self, name: str, size: int) -> None:
+        """Beside the incoming gradient: its two products and half of it negated, then their sum in its place."""
+        self.walk.passing(name, size + size // 2 + size)
+
+    def add(self, name: str) -> None:
+        """Two gradients of one tensor are added out of place."""
+        self.walk.at(f"{name} gradients added", extra=self.sizes.hidden)
+        self.walk.at(f"{name} addends freed", extra=-2 * self.sizes.hidden)
+
+    def embedding(self, cost: Footprint, tied: bool) -> None:
+        """The dense gradient of the embedding; under a tied head the head's gradient and their sum beside it."""
+        s = self.sizes
+        self.walk.at("rotary tables freed", activation=-s.rotary)
+        if tied:
+            self.walk.at("embed_tokens gradient", extra=cost.grad)
+            self.walk.at("embed_tokens input freed", extra=-s.hidden)
+            self.gradients("embed_tokens and lm_head gradients added", cost.grad, 0)
+            self.walk.at("tied gradients freed", extra=-2 * cost.grad)
+        else:
+            self.gradients("embed_tokens", cost.grad, 0)
+            self.walk.at("embed_tokens input freed", extra=-s.hidden)
+        self.walk.at("loss gradient freed", extra=-FP32)
+
+    def gradients(self, name: str, weight: int, grad_input: int) -> None:
+        """An operation's gradients, of its weight and of its input, alive together."""
+        if self.accumulating:
+            self.walk.at(f"{name} gradient, to be added to the one there", extra=weight + grad_input)
+            self.walk.at(f"{name} gradient added", extra=-weight)
+        else:
+            self.walk.at(f"{name} gradient", grad=weight, extra=grad_input)
+
+
+def backward_walk(scenario: Scenario, held: dict[str, int], costs: ModelCosts) -> Walk:
+    """The walk after the last micro-batch's backward. `held` is what parameters and optimizer state hold."""
+    accumulating = scenario.accumulation > 1
+    alive = {
+        PARAM: held[PARAM],
+        GRAD: costs.grad if accumulating else 0,
+        OPTIMIZER_STATE: held[OPTIMIZER_STATE],
+        ACTIVATION: activation_bytes(scenario, costs.layers),
+        EXTRA: 0,
+    }
+    walk = Walk(alive)
+    backward = Backward(walk, Sizes.of(scenario), accumulating)
+    backward.run(costs.layers, costs.embed, costs.head, costs.norm)
+    return walk
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCosts:
+    """A method's footprints laid out as the model is: embedding, layers, final norm, head (None when tied)."""
+
+    embed: Footprint
+    layers: list[LayerCosts]
+    norm: Footprint
+    head: Footprint | None
+
+    @property
+    def grad(self) -> int:
+        head = self.head.grad if self.head else 0
+        layers = sum(c.grad * (2 if role is Role.NORM else 1) for layer in self.layers for role, c in layer.items())
+        return self.embed.grad + layers + self.norm.grad + head

@@ -1,0 +1,226 @@
+"""Who owns each byte, at each instant: a ledger over everything torch allocates while it is open.
+
+It watches torch's dispatcher, so it works on meta tensors (no memory at all) as on real ones, and follows storages,
+not tensors: views and ties count once. What no dispatcher sees, it cannot book: workspaces inside a kernel
+(cuBLAS, LAPACK), `resize_` of a storage it knows, `torch.frombuffer`.
+"""
+
+from __future__ import annotations
+
+import types
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from memprof.timeline import BACKWARD, FORWARD, GRAD, OPTIMIZER, OPTIMIZER_STATE, OUTSIDE, PARAM, Peak, Timeline
+
+
+_LEAVES = (str, bytes, int, float, type, types.ModuleType, types.FunctionType, nn.Module)
+
+
+def tensors_in(root: object) -> Iterator[Tensor]:
+    """Every tensor that hangs on an object: through containers, attributes, slots and tensor subclasses.
+
+    An optimizer keeps state in odd places (projectors, quantised pairs, attributes of parameters).
+    """
+    seen: set[int] = set()
+    stack = [root]
+    while stack:
+        item = stack.pop()
+        if id(item) in seen or isinstance(item, _LEAVES):
+            continue
+        seen.add(id(item))
+        if isinstance(item, Tensor):
+            yield from _parts(item)
+            stack.extend(_attributes(item))
+        elif isinstance(item, dict):
+            stack.extend(item.keys())
+            stack.extend(item.values())
+        elif isinstance(item, list | tuple | set | frozenset):
+            stack.extend(item)
+        else:
+            stack.extend(_attributes(item))
+
+
+def _parts(tensor: Tensor) -> Iterator[Tensor]:
+    """The tensor itself, or the plain tensors inside a wrapper subclass (codes, scales, maps)."""
+    if hasattr(tensor, "__tensor_flatten__"):
+        names, _ = tensor.__tensor_flatten__()
+        for name in names:
+            yield from _parts(getattr(tensor, name))
+    else:
+        yield tensor
+
+
+def _attributes(item: object) -> list[object]:
+    slots = [name for kind in type(item).__mro__ for name in getattr(kind, "__slots__", ()) if isinstance(name, str)]
+    own = list(getattr(item, "__dict__", {}).values())
+    return own + [getattr(item, name) for name in slots if name != "__weakref__" and hasattr(item, name)]
+
+
+def param_tensors(model: nn.Module) -> Iterator[Tensor]:
+    for tensor in (*model.parameters(), *model.buffers()):
+        yield from _parts(tensor)
+
+
+def grad_tensors(model: nn.Module) -> Iterator[Tensor]:
+    for parameter in model.parameters():
+        if parameter.grad is not None:
+            yield from _parts(parameter.grad)
+
+
+def state_tensors(optimizer: torch.optim.Optimizer | None) -> Iterator[Tensor]:
+    """All that an optimizer keeps; its parameters are among them and are told apart by the stronger label."""
+    return tensors_in(vars(optimizer)) if optimizer is not None else iter(())
+
+
+class Ledger(TorchDispatchMode):
+    """`with Ledger(model, optimizer) as ledger: step()`, then `ledger.peak`, `ledger.at_peak`, `ledger.timeline`.
+
+    Unless `mark` names the phases, they come from the run itself: backward is when autograd runs, optimizer when
+    the optimizer's step does, forward everything else. `step_phase` renames the optimizer's phase, so that a step
+    with periodic work can be told apart.
+    """
+
+    def __init__(
+        self, model: nn.Module, optimizer: torch.optim.Optimizer | None = None, step_phase: str = OPTIMIZER
+    ) -> None:
+        super().__init__()
+        self.step_phase = step_phase
+        self.timeline = Timeline()
+        self.model = model
+        self.optimizer = optimizer
+        self.device = next(iter(model.parameters())).device.type
+        self.grad_bytes = 0
+        """bytes of gradients alive when the optimizer's step began (or at the end, where there was none)"""
+        self._live: dict[int, tuple[int, weakref.ref[Any]]] = {}
+        self._phase = FORWARD
+        self._stepping = ""
+        self._marked = False
+        self._hooks: list[Any] = []
+
+    def __enter__(self) -> Self:
+        self._seed(param_tensors(self.model), PARAM)
+        self._seed(state_tensors(self.optimizer), OPTIMIZER_STATE)
+        self._seed(grad_tensors(self.model), GRAD)
+        self.start = len(self.timeline.events)
+        self.timeline.mark(FORWARD)
+        if self.optimizer is not None:
+            self._hooks = [
+                self.optimizer.register_step_pre_hook(lambda *_: self._step_begins()),
+                self.optimizer.register_step_post_hook(lambda *_: self._step_ends()),
+            ]
+        return super().__enter__()  # type: ignore[no-any-return]
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        super().__exit__(kind, error, trace)
+        for hook in self._hooks:
+            hook.remove()
+        self._label(state_tensors(self.optimizer), OPTIMIZER_STATE)
+        self._label(param_tensors(self.model), PARAM)
+        if not self.grad_bytes:
+            self._label_grads()
+        self.timeline.label_activations()
+        self._live = {}
+
+    def __torch_dispatch__(
+        self, func: Callable[..., Any], kinds: Iterable[type], args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if not self._marked:
+            self._notice_phase()
+        for arg in args:
+            for part in arg if isinstance(arg, list | tuple) else (arg,):
+                if isinstance(part, Tensor):
+                    self._meet(part)
+        out = func(*args, **(kwargs or {}))
+        for part in out if isinstance(out, list | tuple) else (out,):
+            if isinstance(part, Tensor):
+                self._book(part, func)
+        return out
+
+    def mark(self, phase: str) -> None:
+        """A phase begins here; from the first mark on, phases are no longer guessed."""
+        self._marked = True
+        self._begin(self.step_phase if phase == OPTIMIZER else phase)
+
+    def _notice_phase(self) -> None:
+        in_backward = torch._C._current_graph_task_id() != -1
+        self._begin(self._stepping or (BACKWARD if in_backward else FORWARD))
+
+    def _begin(self, phase: str) -> None:
+        if phase != self._phase:
+            self._phase = phase
+            self.timeline.mark(phase)
+
+    @property
+    def peak(self) -> int:
+        """Bytes alive at the worst instant."""
+        return self.peak_instant.nbytes
+
+    @property
+    def at_peak(self) -> dict[str, int]:
+        """Category to bytes at the worst instant; sums to `peak`."""
+        return self.peak_instant.by_category
+
+    @property
+    def peak_instant(self) -> Peak:
+        return self.timeline.peak(self.start)
+
+    def _book(self, tensor: Tensor, func: Callable[..., Any]) -> None:
+        """Book the tensor's storage as allocated by `func`, unless it is known."""
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        if key not in self._live and tensor.device.type == self.device:
+            self._remember(storage, self.timeline.allocate(storage.nbytes(), str(func)))
+
+    def _meet(self, tensor: Tensor) -> None:
+        """An operation's input that nobody has seen was there before: outside the books."""
+        storage = tensor.untyped_storage()
+        if storage._cdata not in self._live and tensor.device.type == self.device:
+            block = self.timeline.allocate(storage.nbytes(), OUTSIDE)
+            self.timeline.label([block], OUTSIDE)
+            self._remember(storage, block)
+
+    def _remember(self, storage: Any, block: int) -> None:
+        key = storage._cdata
+
+        def forget(_: object) -> None:
+            self._live.pop(key, None)
+            self.timeline.free(block)
+
+        self._live[key] = (block, weakref.ref(storage, forget))
+
+    def _seed(self, tensors: Iterable[Tensor], category: str) -> None:
+        for tensor in tensors:
+            storage = tensor.untyped_storage()
+            if storage._cdata not in self._live and tensor.device.type == self.device:
+                block = self.timeline.allocate(storage.nbytes(), category)
+                self.timeline.label([block], category)
+                self._remember(storage, block)
+
+    def _label(self, tensors: Iterable[Tensor], category: str) -> list[int]:
+        blocks = {self._live[key][0] for t in tensors if (key := t.untyped_storage()._cdata) in self._live}
+        self.timeline.label(blocks, category)
+        return list(blocks)
+
+    def _label_grads(self) -> None:
+        blocks = self._label(grad_tensors(self.model), GRAD)
+        self.grad_bytes = sum(self.timeline.nbytes[block] for block in blocks)
+
+    def _step_begins(self) -> None:
+        self._label_grads()
+        self._stepping = self.step_phase
+        self._begin(self.step_phase)
+
+    def _step_ends(self) -> None:
+        self._stepping = ""

@@ -1,0 +1,256 @@
+"""The contract of a method: what it sees (`Weight`), what it costs (`Footprint`), what it does (`Method`).
+
+Free of torch at import, so that shapes, scenarios and the command line's help stay instant.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import operator
+import types
+import typing
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar
+
+from memprof.errors import MemprofError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+
+T = TypeVar("T")
+_BOUNDS = {"least": operator.ge, "above": operator.gt, "most": operator.le, "below": operator.lt}
+MAX_DEFAULT_RANK = 256
+
+
+class Role(StrEnum):
+    """What a weight is in a LLaMA. OTHER is a weight of a user's own model that memprof cannot place."""
+
+    EMBED = "embed"
+    HEAD = "head"
+    NORM = "norm"
+    Q = "q"
+    K = "k"
+    V = "v"
+    O = "o"  # noqa: E741
+    GATE = "gate"
+    UP = "up"
+    DOWN = "down"
+    OTHER = "other"
+
+
+ATTENTION_AND_MLP = frozenset({Role.Q, Role.K, Role.V, Role.O, Role.GATE, Role.UP, Role.DOWN})
+
+_ROLE_OF_MODULE = {
+    "embed_tokens": Role.EMBED,
+    "lm_head": Role.HEAD,
+    "q_proj": Role.Q,
+    "k_proj": Role.K,
+    "v_proj": Role.V,
+    "o_proj": Role.O,
+    "gate_proj": Role.GATE,
+    "up_proj": Role.UP,
+    "down_proj": Role.DOWN,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Weight:
+    """One stored tensor of the plain model; a tied tensor appears once."""
+
+    name: str
+    """Hugging Face's name: model.layers.0.self_attn.q_proj.weight"""
+    role: Role
+    shape: tuple[int, ...]
+    """(out, in), or (d,) for a norm"""
+    heads: int
+    """heads stacked along dim 0 (q: heads; k, v: key-value heads), else 1"""
+    itemsize: int
+    """bytes of one element in the parameter dtype"""
+
+    @property
+    def numel(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        return self.numel * self.itemsize
+
+    @property
+    def is_matrix(self) -> bool:
+        """Whether low-rank methods treat it: attention and MLP matrices, as in the papers."""
+        return self.role in ATTENTION_AND_MLP
+
+
+def role_of(name: str, ndim: int) -> Role:
+    """The role that Hugging Face's LLaMA names give a parameter; OTHER where they give none."""
+    module = name.split(".")[-2] if "." in name else ""
+    if ndim == 2:
+        return _ROLE_OF_MODULE.get(module, Role.OTHER)
+    return Role.NORM if ndim == 1 and module.endswith("norm") else Role.OTHER
+
+
+def named_weights(model: nn.Module) -> list[tuple[Weight, nn.Parameter]]:
+    """Every stored parameter of a plain model beside its `Weight`; a tied one once, under its first name."""
+    config = getattr(model, "config", None)
+    heads = getattr(config, "num_attention_heads", 1)
+    kv_heads = getattr(config, "num_key_value_heads", heads)
+    heads_of = {Role.Q: heads, Role.K: kv_heads, Role.V: kv_heads}
+    pairs = []
+    for name, parameter in model.named_parameters():
+        role = role_of(name, parameter.ndim)
+        weight = Weight(name, role, tuple(parameter.shape), heads_of.get(role, 1), parameter.element_size())
+        pairs.append((weight, parameter))
+    return pairs
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Footprint:
+    """Bytes one weight costs. Over a model the fields are summed, transient by group and refresh by max."""
+
+    param: int
+    grad: int
+    """alive when backward returns"""
+    optimizer_state: int
+    saved_per_token: int = 0
+    """saved by autograd beyond the plain layer, per token (LoRA: rank * itemsize)"""
+    saved: int = 0
+    """the same, once (a materialised W)"""
+    transient: int = 0
+    """most alive inside this weight's update, beyond the above"""
+    refresh: int = 0
+    """the same in a step that refreshes or merges"""
+
+
+def setting(default: T, help: str, *, least: float | None = None, above: float | None = None,
+               most: float | None = None, below: float | None = None, choices: tuple[str, ...] = ()) -> T:  # fmt: skip
+    """A hyperparameter of a method: its default, one line of help and the values it may take."""
+    bounds = {"least": least, "above": above, "most": most, "below": below}
+    metadata = {"help": help, "choices": choices, "bounds": {k: v for k, v in bounds.items() if v is not None}}
+    return typing.cast(T, dataclasses.field(default=default, metadata=metadata))
+
+
+@dataclass(frozen=True, slots=True)
+class Method(ABC):
+    """A way of training: a frozen dataclass of its paper's hyperparameters, with two verbs.
+
+    `prepare` adapts a model in place and returns the optimizer that trains it; `formula` says what one weight
+    costs in bytes. Both must tell the same story: tests hold them together to the byte.
+    """
+
+    name: ClassVar[str]
+    paper: ClassVar[str]
+    updates: ClassVar[Literal["step", "backward"]] = "step"
+
+    def __post_init__(self) -> None:
+        for spec in dataclasses.fields(self):
+            _check(self.name, spec, getattr(self, spec.name))
+
+    @abstractmethod
+    def prepare(self, model: nn.Module) -> torch.optim.Optimizer:
+        """Adapt `model` in place and return an optimizer over what it trains."""
+
+    @abstractmethod
+    def formula(self, weight: Weight) -> Footprint:
+        """Bytes that one weight of the plain model costs under this (bound) method."""
+
+    def bind(self, weights: Iterable[Weight]) -> Self:
+        """This method with everything filled in that depends on the model, such as a default rank."""
+        return self
+
+    def shared(self) -> int:
+        """Bytes of optimizer state kept once per optimizer (quantisation maps)."""
+        return 0
+
+    def scratch_limit(self, weights: Iterable[Weight]) -> int:
+        """How many bytes of scratch a group of weights that are updated together may take; 0: one at a time."""
+        return 0
+
+    def refresh_steps(self, horizon: int) -> Sequence[int]:
+        """The steps below `horizon`, counted from 0, with periodic work: a refresh, a merge."""
+        return ()
+
+    def hyperparameters(self) -> dict[str, object]:
+        return {spec.name: getattr(self, spec.name) for spec in dataclasses.fields(self)}
+
+
+def _check(method: str, spec: dataclasses.Field[Any], value: object) -> None:
+    """Raise unless a hyperparameter has its type, is finite and lies in its bounds."""
+    values = value if isinstance(value, tuple) else (value,)
+    for part in values:
+        if isinstance(part, bool) or not isinstance(part, int | float):
+            continue
+        if not math.isfinite(part) or not _within(part, spec.metadata.get("bounds", {})):
+            raise MemprofError(f"{method}: {spec.name}={value} is out of range; it must be {allowed(spec)}")
+    choices = spec.metadata.get("choices")
+    if choices and value not in choices:
+        raise MemprofError(f"{method}: {spec.name}={value!r} is unknown; choose from {', '.join(choices)}")
+
+
+def _within(value: float, bounds: dict[str, float]) -> bool:
+    return all(_BOUNDS[name](value, bound) for name, bound in bounds.items())
+
+
+def allowed(spec: dataclasses.Field[Any]) -> str:
+    """What a hyperparameter may be, in words: "a number above 0, below 1"."""
+    if spec.metadata.get("choices"):
+        return "one of " + ", ".join(spec.metadata["choices"])
+    words = {"least": "at least", "above": "above", "most": "at most", "below": "below"}
+    bounds = [f"{words[name]} {bound:g}" for name, bound in spec.metadata.get("bounds", {}).items()]
+    return ", ".join(["a finite number", *bounds])
+
+
+def field_types(method: type[Method]) -> dict[str, Any]:
+    """The type of each hyperparameter, with annotations resolved."""
+    hints = typing.get_type_hints(method)
+    return {spec.name: hints[spec.name] for spec in dataclasses.fields(method)}
+
+
+def is_optional(hint: Any) -> bool:
+    return isinstance(hint, types.UnionType) and types.NoneType in typing.get_args(hint)
+
+
+def bound_rank(method: str, rank: int | None, weights: Iterable[Weight]) -> int:
+    """The rank a method uses on a model: the given one, checked against every treated side, or the default.
+
+    Default: a quarter of the smallest treated side, at most 256, at least 1.
+    """
+    treated = [weight for weight in weights if weight.is_matrix]
+    if not treated:
+        raise MemprofError(f"{method}: the model has no attention or MLP matrices under Hugging Face's LLaMA names")
+    smallest = min(treated, key=lambda weight: min(weight.shape))
+    side = min(smallest.shape)
+    if rank is None:
+        return max(1, min(side // 4, MAX_DEFAULT_RANK))
+    if rank > side:
+        shape = " x ".join(map(str, smallest.shape))
+        raise MemprofError(f"{method}: rank {rank} is larger than {smallest.name} ({shape}); use at most {side}")
+    return rank
+
+
+def groups(items: Sequence[T], scratch: Callable[[T], int], limit: int) -> list[list[T]]:
+    """Cut items, in order, into groups whose scratch together is at most `limit`; a larger one stands alone."""
+    cut: list[list[T]] = []
+    used = 0
+    for item in items:
+        size = scratch(item)
+        if cut and used + size <= limit:
+            cut[-1].append(item)
+            used += size
+        else:
+            cut.append([item])
+            used = size
+    return cut
+
+
+def replace_matrices(model: nn.Module, make: Callable[[Weight, nn.Linear], nn.Module]) -> None:
+    """Put `make(weight, linear)` in the place of every attention and MLP linear layer of `model`."""
+    for weight, _ in named_weights(model):
+        if weight.is_matrix:
+            path = weight.name.removesuffix(".weight")
+            model.set_submodule(path, make(weight, typing.cast("nn.Linear", model.get_submodule(path))))

@@ -1,0 +1,167 @@
+"""The one record that crosses borders: a scenario, what each witness says of it, and how it went.
+
+Bytes are integers, times are seconds. A witness that did not run is None, and so is a figure that is not to be had.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Self
+
+from memprof.errors import MemprofError
+
+SCHEMA_VERSION = 1
+STATUSES = ("ok", "oom", "crashed", "timeout", "skipped", "unsupported", "interrupted")
+COMPARED = ("param", "grad", "optimizer_state", "activation", "peak")
+"""the keys over which formula and trace are held together"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Memory:
+    """What every witness can say of memory. `peak_by_category` sums to `peak`."""
+
+    param: int
+    grad: int
+    optimizer_state: int
+    activation: int
+    extra: int
+    peak: int
+    peak_phase: str
+    peak_by_category: dict[str, int]
+    steady: int
+    refresh_peak: int | None = None
+    """the worst instant of a step that refreshes or merges; None for a method without periodic work"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Formula(Memory):
+    """By closed form."""
+
+    total: int
+    """the papers' sum: param + grad + optimizer_state + activation + largest tensor"""
+    peak_at: str = ""
+    """the instant that the closed form finds worst, in words"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trace(Memory):
+    """By running the step on meta tensors under the ledger."""
+
+    extra_largest: str = ""
+    reserved: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Interval:
+    """A median with its 95 % interval."""
+
+    median: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured(Memory):
+    """By real steps on a device, seen by its allocator."""
+
+    extra_largest: str = ""
+    reserved: int | None = None
+    device: int | None = None
+    """what the driver (NVML) or the operating system (resident set) says this process uses at most"""
+    context: int | None = None
+    """device minus reserved (on a CPU: the process before the model)"""
+    residual: int | None = None
+    """what no line explains"""
+    examples_per_second: Interval | None = None
+    tokens_per_second: float | None = None
+    step_seconds: dict[str, float | None] = field(default_factory=dict)
+    joules_per_example: float | None = None
+    loss_first: float | None = None
+    loss_last: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """One cell of a comparison."""
+
+    id: str
+    scenario: dict[str, Any]
+    status: str = "ok"
+    reason: str | None = None
+    flags: tuple[str, ...] = ()
+    formula: Formula | None = None
+    trace: Trace | None = None
+    measured: Measured | None = None
+
+    @property
+    def method(self) -> str:
+        return str(self.scenario["method"])
+
+    @property
+    def model(self) -> str:
+        return str(self.scenario["model"])
+
+    @property
+    def best(self) -> Memory | None:
+        """The strongest witness that ran."""
+        return self.measured or self.trace or self.formula
+
+    def difference(self, first: str = "formula", second: str = "trace") -> tuple[str, float] | None:
+        """The key in which two witnesses differ most, and by how much relative to the second; None without both."""
+        one, other = getattr(self, first), getattr(self, second)
+        if one is None or other is None:
+            return None
+        gaps = {key: _relative(getattr(one, key), getattr(other, key)) for key in COMPARED}
+        key = max(gaps, key=lambda name: abs(gaps[name]))
+        return key, gaps[key]
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self) | {"flags": list(self.flags)}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """A record from JSON, checked against the schema."""
+        try:
+            witnesses = {
+                "formula": _witness(Formula, data["formula"]),
+                "trace": _witness(Trace, data["trace"]),
+                "measured": _witness(Measured, data["measured"]),
+            }
+            if data["status"] not in STATUSES or not isinstance(data["scenario"], dict):
+                raise ValueError(f"status {data['status']!r}")
+            plain = {key: data[key] for key in ("id", "scenario", "status", "reason")}
+            return cls(**plain, flags=tuple(data["flags"]), **witnesses)
+        except (KeyError, TypeError, ValueError) as error:
+            raise MemprofError(f"not a memprof record of schema {SCHEMA_VERSION}: {error!r}") from None
+
+
+def _relative(value: int, reference: int) -> float:
+    if value == reference:
+        return 0.0
+    return (value - reference) / reference if reference else math.inf
+
+
+def _witness(kind: type[Any], data: Mapping[str, Any] | None) -> Any:
+    if data is None:
+        return None
+    known = {spec.name for spec in fields(kind)}
+    unknown = set(data) - known
+    if unknown:
+        raise ValueError(f"unknown keys {sorted(unknown)}")
+    values = dict(data)
+    if values.get("examples_per_second") is not None:
+        values["examples_per_second"] = Interval(**values["examples_per_second"])
+    for name in ("param", "grad", "optimizer_state", "activation", "extra", "peak", "steady"):
+        if isinstance(values[name], bool) or not isinstance(values[name], int):
+            raise ValueError(f"{name} must be an integer of bytes")
+    return kind(**values)
+
+
+def document(records: list[Record], environment: Mapping[str, Any]) -> str:
+    """The JSON document, version 1: the same records give the same bytes."""
+    body = {"schema_version": SCHEMA_VERSION, "environment": dict(environment)}
+    body["records"] = [record.to_dict() for record in records]
+    return json.dumps(body, indent=1, allow_nan=False)

@@ -1,0 +1,127 @@
+"""Allocations and frees in order, who owned each block, and where the peak fell.
+
+One timeline serves every witness that sees events: the dispatch ledger of a trace, a CPU's allocator events, a
+GPU allocator's history. A block's owner is often known only later (a tensor born in backward becomes a gradient
+when backward returns), so blocks are labelled afterwards and the peak is read last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from itertools import accumulate
+
+PARAM, GRAD, OPTIMIZER_STATE, ACTIVATION, EXTRA = "param", "grad", "optimizer_state", "activation", "extra"
+CATEGORIES = (PARAM, GRAD, OPTIMIZER_STATE, ACTIVATION, EXTRA)
+OUTSIDE = "outside"
+"""Storages that were there before anyone watched: never counted"""
+_STRENGTH = {EXTRA: 0, ACTIVATION: 1, OPTIMIZER_STATE: 2, GRAD: 3, PARAM: 4, OUTSIDE: 5}
+
+FORWARD, BACKWARD, OPTIMIZER, REFRESH = "forward", "backward", "optimizer", "refresh"
+
+
+@dataclass(frozen=True, slots=True)
+class Peak:
+    """The worst instant: what was alive then, and whose it was."""
+
+    nbytes: int
+    phase: str
+    by_category: dict[str, int]
+    largest: str
+    """what made the largest block that is `extra` at this instant, with its size; empty when none is"""
+
+
+@dataclass(slots=True)
+class Timeline:
+    """Blocks (by number) and events: `block` for an allocation, `~block` for a free."""
+
+    nbytes: list[int] = field(default_factory=list)
+    maker: list[str] = field(default_factory=list)
+    category: list[str] = field(default_factory=list)
+    events: list[int] = field(default_factory=list)
+    phases: list[tuple[int, str]] = field(default_factory=list)
+    """(index of the first event of the phase, its name)"""
+
+    def allocate(self, nbytes: int, maker: str) -> int:
+        block = len(self.nbytes)
+        self.nbytes.append(nbytes)
+        self.maker.append(maker)
+        self.category.append(EXTRA)
+        self.events.append(block)
+        return block
+
+    def free(self, block: int) -> None:
+        self.events.append(~block)
+
+    def mark(self, phase: str) -> None:
+        """A phase begins with the next event."""
+        self.phases.append((len(self.events), phase))
+
+    def label(self, blocks: Iterable[int], category: str) -> None:
+        """Say whose blocks are; a stronger owner stays (a parameter is never an activation)."""
+        for block in blocks:
+            if _STRENGTH[category] > _STRENGTH[self.category[block]]:
+                self.category[block] = category
+
+    def label_activations(self) -> None:
+        """What is alive when a forward ends and belongs to nobody else was kept for backward."""
+        for end in self.forward_ends():
+            self.label(self.alive(end), ACTIVATION)
+
+    def activation(self) -> int:
+        """Bytes of activations at the end of the last forward; 0 where none was followed by a backward."""
+        ends = self.forward_ends()
+        return self.totals(ends[-1])[ACTIVATION] if ends else 0
+
+    def alive(self, end: int | None = None) -> list[int]:
+        """Blocks alive after the first `end` events (all of them: now)."""
+        living: dict[int, None] = {}
+        for event in self.events[:end]:
+            if event >= 0:
+                living[event] = None
+            else:
+                living.pop(~event, None)
+        return list(living)
+
+    def totals(self, end: int | None = None) -> dict[str, int]:
+        """Bytes alive by category after the first `end` events."""
+        totals = dict.fromkeys(CATEGORIES, 0)
+        for block in self.alive(end):
+            if self.category[block] != OUTSIDE:
+                totals[self.category[block]] += self.nbytes[block]
+        return totals
+
+    def bytes_alive(self) -> list[int]:
+        """Bytes alive after each event."""
+        return list(accumulate(self._signed(event) for event in self.events))
+
+    def peak(self, start: int = 0) -> Peak:
+        """The first worst instant at or after event `start`."""
+        alive = self.bytes_alive()
+        if not alive:
+            return Peak(0, FORWARD, dict.fromkeys(CATEGORIES, 0), "")
+        first = min(max(start - 1, 0), len(alive) - 1)
+        end = max(range(first, len(alive)), key=lambda index: (alive[index], -index)) + 1
+        return Peak(alive[end - 1], self.phase_at(end - 1), self.totals(end), self._largest_extra(end))
+
+    def phase_at(self, event: int) -> str:
+        started = [phase for begin, phase in self.phases if begin <= event]
+        return started[-1] if started else FORWARD
+
+    def forward_ends(self) -> list[int]:
+        """The events at which a forward gave way to its backward."""
+        borders = zip(self.phases, self.phases[1:], strict=False)
+        return [end for (_, before), (end, after) in borders if (before, after) == (FORWARD, BACKWARD)]
+
+    def _signed(self, event: int) -> int:
+        block = event if event >= 0 else ~event
+        if self.category[block] == OUTSIDE:
+            return 0
+        return self.nbytes[block] if event >= 0 else -self.nbytes[block]
+
+    def _largest_extra(self, end: int) -> str:
+        extra = [block for block in self.alive(end) if self.category[block] == EXTRA]
+        if not extra:
+            return ""
+        block = max(extra, key=self.nbytes.__getitem__)
+        return f"{self.maker[block]} ({self.nbytes[block]} B)"

@@ -1,0 +1,56 @@
+"""The trace: the real step, model, method and optimizer, on shape-only tensors under the ledger. No GPU, no memory."""
+
+from __future__ import annotations
+
+from typing import Protocol, cast
+
+import torch
+
+from memprof.formula import has_periodic_work
+from memprof.ledger import Ledger
+from memprof.llama import LlamaForCausalLM
+from memprof.record import Trace
+from memprof.scenario import Scenario
+from memprof.step import prepare, train_step
+from memprof.timeline import OPTIMIZER, OPTIMIZER_STATE, PARAM, REFRESH
+
+class Refreshing(Protocol):
+    def request_refresh(self) -> None: ...
+
+
+def trace(scenario: Scenario) -> Trace:
+    """Run the scenario's step on meta tensors: once to create the state, once booked, once more with periodic work."""
+    model, optimizer = prepare(scenario, torch.device("meta"))
+    train_step(model, optimizer, scenario)
+    ledger = booked_step(model, optimizer, scenario, OPTIMIZER)
+    refresh_peak = None
+    if has_periodic_work(scenario.method):
+        cast(Refreshing, optimizer).request_refresh()
+        refresh_peak = booked_step(model, optimizer, scenario, REFRESH).peak
+    return _read(ledger, refresh_peak)
+
+
+def booked_step(
+    model: LlamaForCausalLM, optimizer: torch.optim.Optimizer, scenario: Scenario, step_phase: str
+) -> Ledger:
+    with Ledger(model, optimizer, step_phase) as ledger:
+        train_step(model, optimizer, scenario, ledger.mark)
+    return ledger
+
+
+def _read(ledger: Ledger, refresh_peak: int | None) -> Trace:
+    timeline, peak = ledger.timeline, ledger.peak_instant
+    after = timeline.totals()
+    return Trace(
+        param=after[PARAM],
+        grad=ledger.grad_bytes,
+        optimizer_state=after[OPTIMIZER_STATE],
+        activation=timeline.activation(),
+        extra=peak.by_category["extra"],
+        extra_largest=peak.largest,
+        peak=peak.nbytes,
+        peak_phase=peak.phase,
+        peak_by_category=peak.by_category,
+        steady=sum(after.values()),
+        refresh_peak=refresh_peak,
+    )

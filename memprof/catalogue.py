@@ -7,9 +7,16 @@ import typing
 
 from memprof.errors import MemprofError
 from memprof.method import Method, allowed, field_types, is_optional
+from memprof.methods.adafactor import Adafactor
+from memprof.methods.adam_mini import AdamMini
 from memprof.methods.adamw import AdamW
+from memprof.methods.galore import GaLore
+from memprof.methods.galore_mini import GaLoreMini
+from memprof.methods.lora import LoRA
+from memprof.methods.low_rank import LowRank
+from memprof.methods.relora import ReLoRA
 
-METHODS: dict[str, type[Method]] = {method.name: method for method in (AdamW,)}
+METHODS: dict[str, type[Method]] = {method.name: method for method in (AdamW, Adafactor, AdamMini, GaLore, GaLoreMini, LowRank, LoRA, ReLoRA)}
 CORE = tuple(METHODS)
 """What `memprof compare` shows unless asked otherwise."""
 

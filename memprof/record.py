@@ -9,7 +9,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from memprof.errors import MemprofError
 
@@ -158,6 +158,14 @@ def _witness(kind: type[Any], data: Mapping[str, Any] | None) -> Any:
         if isinstance(values[name], bool) or not isinstance(values[name], int):
             raise ValueError(f"{name} must be an integer of bytes")
     return kind(**values)
+
+
+def measured_from_dict(data: Mapping[str, Any]) -> Measured:
+    """A measurement from JSON, checked against the schema."""
+    try:
+        return cast(Measured, _witness(Measured, data))
+    except (KeyError, TypeError, ValueError) as error:
+        raise MemprofError(f"not a measurement of schema {SCHEMA_VERSION}: {error!r}") from None
 
 
 def document(records: list[Record], environment: Mapping[str, Any]) -> str:

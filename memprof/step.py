@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,17 @@ def prepare(scenario: Scenario, device: torch.device) -> tuple[LlamaForCausalLM,
     torch.manual_seed(scenario.seed)
     model = build(scenario.shape, KERNELS[scenario.kernels], TORCH_DTYPE[scenario.dtype], device)
     return model, scenario.method.prepare(model)
+
+
+class Refreshing(Protocol):
+    """An optimizer with periodic work."""
+
+    def request_refresh(self) -> None: ...
+
+
+def request_refresh(optimizer: torch.optim.Optimizer) -> None:
+    """Make the next step do the method's periodic work."""
+    cast(Refreshing, optimizer).request_refresh()
 
 
 def synthetic_batch(batch: int, seq_len: int, vocab: int, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -68,9 +68,9 @@ class Timeline:
         for end in self.forward_ends():
             self.label(self.alive(end), ACTIVATION)
 
-    def activation(self) -> int:
-        """Bytes of activations at the end of the last forward; 0 where none was followed by a backward."""
-        ends = self.forward_ends()
+    def activation(self, before: int | None = None) -> int:
+        """Bytes of activations at the end of the last forward (before an event); 0 where no backward followed one."""
+        ends = [end for end in self.forward_ends() if before is None or end <= before]
         return self.totals(ends[-1])[ACTIVATION] if ends else 0
 
     def alive(self, end: int | None = None) -> list[int]:
@@ -95,9 +95,9 @@ class Timeline:
         """Bytes alive after each event."""
         return list(accumulate(self._signed(event) for event in self.events))
 
-    def peak(self, start: int = 0) -> Peak:
-        """The first worst instant at or after event `start`."""
-        alive = self.bytes_alive()
+    def peak(self, start: int = 0, stop: int | None = None) -> Peak:
+        """The first worst instant from event `start` up to (not with) event `stop`."""
+        alive = self.bytes_alive()[:stop]
         if not alive:
             return Peak(0, FORWARD, dict.fromkeys(CATEGORIES, 0), "")
         first = min(max(start - 1, 0), len(alive) - 1)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Protocol, cast
-
 import torch
 
 from memprof.formula import has_periodic_work
@@ -11,12 +9,8 @@ from memprof.ledger import Ledger
 from memprof.llama import LlamaForCausalLM
 from memprof.record import Trace
 from memprof.scenario import Scenario
-from memprof.step import prepare, train_step
+from memprof.step import prepare, request_refresh, train_step
 from memprof.timeline import OPTIMIZER, OPTIMIZER_STATE, PARAM, REFRESH
-
-class Refreshing(Protocol):
-    def request_refresh(self) -> None: ...
-
 
 def trace(scenario: Scenario) -> Trace:
     """Run the scenario's step on meta tensors: once to create the state, once booked, once more with periodic work."""
@@ -25,7 +19,7 @@ def trace(scenario: Scenario) -> Trace:
     ledger = booked_step(model, optimizer, scenario, OPTIMIZER)
     refresh_peak = None
     if has_periodic_work(scenario.method):
-        cast(Refreshing, optimizer).request_refresh()
+        request_refresh(optimizer)
         refresh_peak = booked_step(model, optimizer, scenario, REFRESH).peak
     return _read(ledger, refresh_peak)
 

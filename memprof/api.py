@@ -1,0 +1,149 @@
+"""The public verbs: `profile` one scenario, `compare` many; and the planning both share with the command line."""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+
+from memprof.catalogue import CORE, get_method
+from memprof.device import get_device, has_cuda
+from memprof.errors import MemprofError
+from memprof.kernels import get_kernels
+from memprof.measure import DEFAULT_STEPS
+from memprof.method import Method
+from memprof.model_config import read_config
+from memprof.record import Record
+from memprof.runner import DEFAULT_TIMEOUT, run_cell
+from memprof.scenario import DEVICE_CHOICES, ITEMSIZE, KERNEL_CHOICES, Scenario
+from memprof.shapes import LlamaShape, get_shape, override
+from memprof.step import TORCH_DTYPE
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class Records(list[Record]):
+    """Records of a comparison, in the order of its models and methods."""
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row a record, one column a figure."""
+        from memprof.report.text import to_frame
+
+        return to_frame(self)
+
+
+def resolve_model(model: str, **overrides: object) -> tuple[str, LlamaShape]:
+    """A model's name and shape: a named shape, or a path to a Hugging Face config.json (known by its file name)."""
+    path = Path(model)
+    if path.suffix == ".json" or "/" in model:
+        return path.name, override(read_config(path), **overrides)
+    return model, get_shape(model, **overrides)
+
+
+def resolve_method(spec: str | Method, shape: LlamaShape, itemsize: int, rank: int | None = None) -> Method:
+    """A method bound to a model; `rank` goes to methods that have one and were given none."""
+    method = get_method(spec)
+    fields = {field.name for field in dataclasses.fields(method)}
+    if rank is not None and "rank" in fields and getattr(method, "rank", None) is None:
+        method = cast(Method, dataclasses.replace(method, **cast(Any, {"rank": rank})))
+    return method.bind(shape.weights(itemsize))
+
+
+def plan(
+    models: Sequence[str],
+    methods: Sequence[str | Method],
+    *,
+    rank: int | None = None,
+    dtype: str = "bf16",
+    kernels: str | None = None,
+    device: str | None = None,
+    vocab_size: int | None = None,
+    num_layers: int | None = None,
+    **fields: Any,
+) -> list[Scenario]:
+    """Every model with every method, checked before anything runs. `device` None: nothing is measured."""
+    if dtype not in ITEMSIZE:
+        raise MemprofError(f"unknown dtype {dtype!r}; choose from {', '.join(ITEMSIZE)}")
+    chosen = choose_kernels(kernels, device, dtype)
+    scenarios = []
+    for model in models:
+        name, shape = resolve_model(model, vocab_size=vocab_size, num_layers=num_layers)
+        for spec in methods:
+            method = resolve_method(spec, shape, ITEMSIZE[dtype], rank)
+            scenario = Scenario(
+                model=name, shape=shape, method=method, dtype=dtype, kernels=chosen, device=device, **fields
+            )
+            scenarios.append(scenario)
+    return scenarios
+
+
+def choose_kernels(kernels: str | None, device: str | None, dtype: str) -> str:
+    """The kernels' own name. What is measured on a device runs, and is predicted, with that device's kernels."""
+    family = kernels or device or "cuda"
+    if family not in KERNEL_CHOICES:
+        raise MemprofError(f"unknown kernels {family!r}; choose from {', '.join(KERNEL_CHOICES)}")
+    if device is not None and family != device:
+        raise MemprofError(
+            f"--kernels {family} cannot be measured with --device {device}; leave --kernels out or add --no-measure"
+        )
+    return get_kernels(family, TORCH_DTYPE.get(dtype, torch.float32)).name
+
+
+def choose_device(measure: bool | None, device: str | None) -> str | None:
+    """Where to measure: nowhere by default without CUDA; an error where what was asked for is not there."""
+    if device is not None and device not in DEVICE_CHOICES:
+        raise MemprofError(f"unknown device {device!r}; choose from {', '.join(DEVICE_CHOICES)}")
+    if measure is False or (measure is None and device is None and not has_cuda()):
+        return None
+    chosen = device or ("cuda" if has_cuda() else "cpu")
+    get_device(chosen)
+    return chosen
+
+
+def run(
+    scenarios: Iterable[Scenario], *, steps: int = DEFAULT_STEPS, timeout: float = DEFAULT_TIMEOUT
+) -> Iterator[Record]:
+    """Records one by one, as each finishes."""
+    for scenario in scenarios:
+        yield run_cell(scenario, steps=steps, timeout=timeout)
+
+
+def compare(
+    models: Sequence[str] = ("1b",),
+    methods: Sequence[str | Method] = CORE,
+    *,
+    measure: bool | None = False,
+    device: str | None = None,
+    steps: int = DEFAULT_STEPS,
+    timeout: float = DEFAULT_TIMEOUT,
+    **fields: Any,
+) -> Records:
+    """Methods side by side on each model. Fields are those of `plan` and `Scenario`."""
+    scenarios = plan(models, methods, device=choose_device(measure, device), **fields)
+    return Records(run(scenarios, steps=steps, timeout=timeout))
+
+
+def profile(model: str = "1b", method: str | Method = "adamw", **fields: Any) -> Record:
+    """One scenario: formula and trace, and real steps with `measure=True`."""
+    return compare([model], [method], **fields)[0]
+
+
+def environment(device: str | None = None) -> Mapping[str, Any]:
+    """The versions behind a number. No host, no user, no path."""
+    try:
+        own = version("memprof")
+    except PackageNotFoundError:
+        own = "checkout"
+    facts: dict[str, Any] = {
+        "memprof": own,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+    }
+    return facts | (get_device(device).describe() if device else {})

@@ -1,0 +1,73 @@
+"""`memprof compare`: methods side by side on each model."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+EXIT_CELL_FAILED = 3
+
+
+class Witness(StrEnum):
+    FORMULA = "formula"
+    TRACE = "trace"
+    MEASURED = "measured"
+
+
+SCENARIO, MEASURING, OUTPUT = "Scenario", "Measuring", "Output"
+
+
+def compare(
+    model: Annotated[list[str], typer.Option(help="Named shape or path to a config.json; repeats.", rich_help_panel=SCENARIO)] = ["1b"],  # noqa: B006, E501
+    method: Annotated[list[str] | None, typer.Option(help="name, or name:key=value,...; repeats; 'all'. [default: the core eight]", rich_help_panel=SCENARIO)] = None,  # noqa: E501
+    rank: Annotated[int | None, typer.Option(min=1, help="Rank, for methods that have one. [default: a quarter of the smallest treated side, at most 256]", rich_help_panel=SCENARIO)] = None,  # noqa: E501
+    batch_size: Annotated[int, typer.Option("--batch-size", "--batch", min=1, help="Sequences of a micro-batch.", rich_help_panel=SCENARIO)] = 8,  # noqa: E501
+    accumulation: Annotated[int, typer.Option(min=1, help="Micro-batches of an optimizer step.", rich_help_panel=SCENARIO)] = 1,  # noqa: E501
+    seq_len: Annotated[int, typer.Option("--seq-len", "--seq", min=1, help="Tokens of a sequence.", rich_help_panel=SCENARIO)] = 256,  # noqa: E501
+    dtype: Annotated[str, typer.Option(help="bf16, fp16, fp32 or amp.", rich_help_panel=SCENARIO)] = "bf16",
+    kernels: Annotated[str | None, typer.Option(help="What formula and trace stand for: cuda or cpu. [default: cuda, or the device measured on]", rich_help_panel=SCENARIO)] = None,  # noqa: E501
+    vocab_size: Annotated[int | None, typer.Option(min=1, help="Override the model's vocabulary.", rich_help_panel=SCENARIO)] = None,  # noqa: E501
+    num_layers: Annotated[int | None, typer.Option(min=1, help="Override the model's number of layers.", rich_help_panel=SCENARIO)] = None,  # noqa: E501
+    checkpointing: Annotated[bool, typer.Option("--checkpointing", help="Activation checkpointing.", rich_help_panel=SCENARIO)] = False,  # noqa: E501
+    loss_chunks: Annotated[int, typer.Option(min=1, help="Pieces in which the loss is computed.", rich_help_panel=SCENARIO)] = 1,  # noqa: E501
+    clip_grad_norm: Annotated[float | None, typer.Option(help="Clip gradients to this norm.", rich_help_panel=SCENARIO)] = None,  # noqa: E501
+    seed: Annotated[int, typer.Option(min=0, help="Seed of weights and data.", rich_help_panel=SCENARIO)] = 0,
+    measure: Annotated[bool | None, typer.Option("--measure/--no-measure", help="Take real steps too. [default: when CUDA is there]", rich_help_panel=MEASURING)] = None,  # noqa: E501
+    device: Annotated[str | None, typer.Option(help="Where to measure: cuda or cpu.", rich_help_panel=MEASURING)] = None,  # noqa: E501
+    steps: Annotated[int, typer.Option(min=2, max=100_000, help="Timed optimizer steps.", rich_help_panel=MEASURING)] = 10,  # noqa: E501
+    timeout: Annotated[float, typer.Option(min=1.0, max=1e6, help="Seconds that one measured cell may take.", rich_help_panel=MEASURING)] = 1_800.0,  # noqa: E501
+    by: Annotated[Witness | None, typer.Option(help="Whose figures the columns show. [default: the strongest that ran]", rich_help_panel=OUTPUT)] = None,  # noqa: E501
+    unit: Annotated[str, typer.Option(help="GiB (2**30), GB (1e9), MiB, MB, ...", rich_help_panel=OUTPUT)] = "GiB",
+    fits: Annotated[str | None, typer.Option(help="Say what fits a memory such as 24GiB.", rich_help_panel=OUTPUT)] = None,  # noqa: E501
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.", rich_help_panel=OUTPUT)] = False,  # noqa: E501
+    output: Annotated[str | None, typer.Option("--output", "-o", help="Keep the run in this folder: records, tables, charts.", rich_help_panel=OUTPUT)] = None,  # noqa: E501
+    force: Annotated[bool, typer.Option("--force", help="Start over in a folder that holds a run.", rich_help_panel=OUTPUT)] = False,  # noqa: E501
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in that folder.", rich_help_panel=OUTPUT)] = False,  # noqa: E501
+) -> None:  # fmt: skip
+    """Methods side by side: memory by formula, by trace and, with a device, measured; and speed."""
+    from memprof.cli.session import Session, View
+
+    session = Session.plan(
+        models=model,
+        methods=method,
+        measure=measure,
+        device=device,
+        rank=rank,
+        batch_size=batch_size,
+        accumulation=accumulation,
+        seq_len=seq_len,
+        dtype=dtype,
+        kernels=kernels,
+        vocab_size=vocab_size,
+        num_layers=num_layers,
+        checkpointing=checkpointing,
+        loss_chunks=loss_chunks,
+        clip_grad_norm=clip_grad_norm,
+        seed=seed,
+    )
+    view = View.of(by=by, unit=unit, fits=fits, json=json, output=output, force=force, resume=resume)
+    records = session.run(view, steps=steps, timeout=timeout)
+    if any(record.status != "ok" for record in records):
+        raise typer.Exit(EXIT_CELL_FAILED)

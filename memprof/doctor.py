@@ -1,0 +1,61 @@
+"""What this machine has, and what can be measured on it."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+
+import psutil
+import torch
+
+from memprof.api import environment
+from memprof.device import CudaDevice, has_cuda
+from memprof.units import format_size
+
+YES_EVERYWHERE = "yes, for every method and model: both need no device"
+
+
+def findings() -> list[tuple[str, str]]:
+    """(what, finding) in the order a reader asks."""
+    facts = environment()
+    host = [
+        ("memprof", str(facts["memprof"])),
+        ("Python", platform.python_version()),
+        ("torch", f"{torch.__version__}, built {f'for CUDA {torch.version.cuda}' if torch.version.cuda else 'CPU-only'}"),
+        ("processor", f"{os.cpu_count()} cores, torch uses {torch.get_num_threads()} threads"),
+        ("memory", f"{format_size(psutil.virtual_memory().total)} GiB"),
+    ]
+    return [*host, *_cuda(), *_nvml(), *_can_do()]
+
+
+def _cuda() -> list[tuple[str, str]]:
+    if not has_cuda():
+        why = "this torch is built without CUDA" if torch.version.cuda is None else "torch finds no usable GPU or driver"
+        return [("CUDA", f"no: {why}")]
+    total = torch.cuda.get_device_properties(0).total_memory
+    return [("CUDA", f"{torch.cuda.get_device_name(0)}, {format_size(total)} GiB")]
+
+
+def _nvml() -> list[tuple[str, str]]:
+    if importlib.util.find_spec("pynvml") is None:
+        return [("NVML", "no: the package nvidia-ml-py (module pynvml) is not installed")]
+    if not has_cuda():
+        return [("NVML", "package nvidia-ml-py is there; no GPU to ask about")]
+    device = CudaDevice()
+    if device.nvml is None:
+        return [("NVML", "no: the driver's library did not answer")]
+    own = device.nvml.own_bytes()
+    return [
+        ("NVML", f"driver {device.nvml.driver()}"),
+        ("process memory", "seen" if own is not None else "hidden: another PID namespace, or the driver does not say"),
+        ("energy", "counter is there" if device.joules() is not None else "no counter on this GPU"),
+    ]
+
+
+def _can_do() -> list[tuple[str, str]]:
+    return [
+        ("formula and trace", YES_EVERYWHERE),
+        ("measure --device cpu", "yes: torch's allocator events, step times, resident set"),
+        ("measure --device cuda", "yes, by default" if has_cuda() else "no: see CUDA above"),
+    ]

@@ -1,0 +1,72 @@
+"""What must stand beside the numbers: which model, whose numbers, in which scenario and unit, and what failed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from memprof.report.describe import models, scenario_line
+from memprof.report.rows import WITNESSES, Row
+
+UNIT_MEANS = {"KiB": "2^10", "MiB": "2^20", "GiB": "2^30", "TiB": "2^40",
+              "KB": "1e3", "MB": "1e6", "GB": "1e9", "TB": "1e12"}  # fmt: skip
+SPOKEN = {"measured": "measured", "trace": "by trace", "formula": "by formula"}
+HOW_READ = (
+    "OS is optimizer state. Param, Grad, OS and Act are read when their phase ends, Extra at the peak, "
+    "so they need not add up to Peak."
+)
+EXPLAINED = {
+    "Refresh peak": "Refresh peak: the worst instant of a step that refreshes a subspace or merges an adapter.",
+    "vs AdamW": "vs AdamW: the share of AdamW's peak that is saved, negative when heavier.",
+    "Paper total": "Paper total: the papers' sum over categories, no instant of a step.",
+    "Fits": "Fits: what the allocator reserves or else the peak, refresh steps included.",
+    "Examples/s": "Examples/s: median with its 95 % interval.",
+}
+
+
+def title(rows: Sequence[Row], unit: str) -> str:
+    names = models(row.record for row in rows)
+    return f"{', '.join(names)}: memory of a training step, {unit}" if names else f"Memory of a training step, {unit}"
+
+
+def caption(rows: Sequence[Row], unit: str, headers: Iterable[str]) -> list[str]:
+    """Paragraphs below a table that has these columns: scenario, source, how to read it, what failed."""
+    headers = list(headers)
+    explained = [text for name, text in EXPLAINED.items() if any(header.startswith(name) for header in headers)]
+    how = " ".join([HOW_READ, *explained, *weaker(rows)])
+    return [scenario_line([row.record for row in rows]), source(rows, unit), how, *failures(rows)]
+
+
+def source(rows: Sequence[Row], unit: str) -> str:
+    """The unit, and whose numbers these are."""
+    means = f"{unit} = {UNIT_MEANS[unit]} bytes" if unit in UNIT_MEANS else "bytes"
+    return f"{means}, {witness_line(rows)}"
+
+
+def witness_line(rows: Sequence[Row]) -> str:
+    """Where witnesses mix: the commonest one, and who else speaks for which row."""
+    groups = {name: [row.label for row in rows if row.witness == name] for name in WITNESSES}
+    heard = {name: members for name, members in groups.items() if members}
+    if not heard:
+        return "no witness ran"
+    common = max(heard, key=lambda name: len(heard[name]))
+    others = [f"{', '.join(members)} {SPOKEN[name]}" for name, members in heard.items() if name != common]
+    return "; ".join([f"{SPOKEN[common]}{_where(rows, common)}", *others])
+
+
+def _where(rows: Sequence[Row], witness: str) -> str:
+    devices = {str(row.record.scenario.get("device")) for row in rows if row.witness == witness}
+    return f" on {devices.pop()}" if witness == "measured" and len(devices) == 1 and devices != {"None"} else ""
+
+
+def weaker(rows: Sequence[Row]) -> list[str]:
+    """Savings that had to be read off a weaker witness than the peak beside them."""
+    names = {row.saving_by for row in rows if row.saving_by != row.witness and row.saving_by}
+    return [f"vs AdamW is by {name} where AdamW itself was not measured." for name in sorted(names)]
+
+
+def failures(rows: Sequence[Row]) -> list[str]:
+    """Every cell that did not end well, with its reason."""
+    several = len({row.model for row in rows}) > 1
+    names = [f"{row.model} {row.label}" if several else row.label for row in rows]
+    pairs = zip(names, rows, strict=True)
+    return [f"{name}: {row.status}" + (f" - {row.reason}" if row.reason else "") for name, row in pairs if row.status]

@@ -1,0 +1,105 @@
+"""The columns of a comparison, for the terminal and for Markdown alike."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from memprof.record import Interval
+from memprof.report.rows import Row
+from memprof.units import UNITS, format_size
+
+NONE = "-"
+SHORT = {
+    "param": "Param", "grad": "Grad", "optimizer_state": "OS", "activation": "Act", "extra": "Extra", "peak": "Peak",
+}  # fmt: skip
+"""how a table calls each key of a record"""
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column: `rank` says how long it stays when a terminal is narrow, the highest longest."""
+
+    header: str
+    cell: Callable[[Row], str]
+    rank: int
+    is_text: bool = False
+
+
+def choose(rows: Sequence[Row], unit: str, fits: int | None) -> list[Column]:
+    """The columns that these rows have something to say in."""
+    several = len({row.model for row in rows}) > 1
+    candidates: list[tuple[bool, Column]] = [
+        (several, Column("Model", lambda row: row.model, 100, True)),
+        (True, Column("Method", lambda row: row.label, 100, True)),
+        *((True, column) for column in _sizes(unit)),
+        (_any(rows, "refresh_peak"), Column("Refresh peak", lambda row: size(row.refresh_peak, unit), 58)),
+        (_any(rows, "saving"), Column("vs AdamW", saving, 90)),
+        (_any(rows, "paper_total"), Column("Paper total", lambda row: size(row.paper_total, unit), 40)),
+        (_any(rows, "difference"), Column("Formula - trace", difference, 55)),
+        (fits is not None, Column(f"Fits {limit(fits or 0, unit)}", fitting, 85)),
+        (_any(rows, "examples_per_second"), Column("Examples/s", lambda row: speed(row.examples_per_second), 80)),
+        (any(row.status for row in rows), Column("Status", lambda row: row.status or "ok", 95, True)),
+    ]
+    return [column for wanted, column in candidates if wanted]
+
+
+def _sizes(unit: str) -> list[Column]:
+    ranks = {"param": 65, "grad": 60, "optimizer_state": 75, "activation": 70, "extra": 45, "peak": 99}
+    return [Column(SHORT[key], _reader(key, unit), rank) for key, rank in ranks.items()]
+
+
+def _reader(key: str, unit: str) -> Callable[[Row], str]:
+    return lambda row: size(getattr(row.memory, key) if row.memory else None, unit)
+
+
+def _any(rows: Sequence[Row], name: str) -> bool:
+    return any(getattr(row, name) is not None for row in rows)
+
+
+def size(nbytes: int | None, unit: str) -> str:
+    """The number in `unit`; what is there but rounds away is not called zero."""
+    if nbytes is None:
+        return NONE
+    text = format_size(nbytes, unit, digits=0 if unit == "B" else 2)
+    return "<0.01" if nbytes > 0 and float(text) == 0 else text
+
+
+def limit(nbytes: int, unit: str) -> str:
+    return f"{nbytes / UNITS[unit]:.4g} {unit}"
+
+
+def saving(row: Row) -> str:
+    if row.is_baseline:
+        return "baseline"
+    return NONE if row.saving is None else percent(row.saving)
+
+
+def percent(share: float) -> str:
+    """One decimal, and never a minus before a zero."""
+    return f"{round(share * 100, 1) + 0.0:.1f} %"
+
+
+def difference(row: Row) -> str:
+    """The largest relative difference with its key; "exact" where there is none."""
+    if row.difference is None:
+        return NONE
+    key, gap = row.difference
+    if gap == 0:
+        return "exact"
+    if math.isinf(gap):
+        return f"{SHORT[key]}: trace 0"
+    return f"{gap * 100:+.2f} % {SHORT[key]}" if abs(gap) >= 5e-5 else f"<0.01 % {SHORT[key]}"
+
+
+def fitting(row: Row) -> str:
+    return NONE if row.fits is None else "yes" if row.fits else "no"
+
+
+def speed(interval: Interval | None) -> str:
+    """The median with its interval, all to the digits that suit the median."""
+    if interval is None:
+        return NONE
+    digits = 0 if interval.median >= 1000 else 1 if interval.median >= 100 else 2 if interval.median >= 10 else 3
+    return f"{interval.median:.{digits}f} ({interval.low:.{digits}f}-{interval.high:.{digits}f})"

@@ -1,0 +1,134 @@
+"""Records to rows, once for every renderer: which witness speaks, and how the record stands against AdamW."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from memprof.errors import MemprofError
+from memprof.record import Interval, Memory, Record
+from memprof.report.describe import BASELINE, labels, plain
+
+WITNESSES = ("measured", "trace", "formula")
+"""strongest first"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One record, ready to be shown. Sizes are bytes; None is a figure that is not to be had."""
+
+    record: Record
+    label: str
+    """the method's name, with whatever tells it from the other rows"""
+    witness: str | None
+    """who says what `memory` holds"""
+    memory: Memory | None
+    saving: float | None
+    """share of AdamW's peak that is saved, negative when heavier; None without AdamW in the same scenario"""
+    saving_by: str | None
+    """the witness of `saving`: weaker than `witness` where AdamW itself was not seen by that one"""
+    is_baseline: bool
+    fits: bool | None
+
+    @property
+    def model(self) -> str:
+        return plain(self.record.model)
+
+    @property
+    def peak(self) -> int | None:
+        return self.memory.peak if self.memory else None
+
+    @property
+    def refresh_peak(self) -> int | None:
+        return self.memory.refresh_peak if self.memory else None
+
+    @property
+    def paper_total(self) -> int | None:
+        return self.record.formula.total if self.record.formula else None
+
+    @property
+    def difference(self) -> tuple[str, float] | None:
+        """The key in which formula and trace differ most, and by how much of the trace."""
+        return self.record.difference("formula", "trace")
+
+    @property
+    def examples_per_second(self) -> Interval | None:
+        return self.record.measured.examples_per_second if self.record.measured else None
+
+    @property
+    def status(self) -> str:
+        """Empty when all went well."""
+        failure = [] if self.record.status == "ok" else [self.record.status]
+        return ", ".join([*failure, *(plain(flag) for flag in self.record.flags)])
+
+    @property
+    def reason(self) -> str:
+        return plain(self.record.reason or "")
+
+
+def make_rows(records: Sequence[Record], *, by: str | None = None, fits: int | None = None) -> list[Row]:
+    """A row for each record, in the order given; by the strongest witness that ran unless `by` names one."""
+    if by is not None and by not in WITNESSES:
+        raise MemprofError(f"unknown witness {by!r}; choose from {', '.join(reversed(WITNESSES))}")
+    baselines = _baselines(records)
+    named = zip(records, labels(records), strict=True)
+    return [_row(record, label, baselines.get(_surroundings(record)), by, fits) for record, label in named]
+
+
+def _row(record: Record, label: str, baseline: Record | None, by: str | None, fits: int | None) -> Row:
+    witness = _witness(record, by)
+    memory = _said(record, witness)
+    saving, saving_by = _saving(record, baseline, witness)
+    return Row(
+        record=record,
+        label=label,
+        witness=witness,
+        memory=memory,
+        saving=saving,
+        saving_by=saving_by,
+        is_baseline=record is baseline and memory is not None,
+        fits=None if memory is None or fits is None else needed(memory) <= fits,
+    )
+
+
+def needed(memory: Memory) -> int:
+    """Bytes a device must have: what the allocator holds where that is known, and never less than a refresh takes."""
+    reserved: int | None = getattr(memory, "reserved", None)
+    return max(memory.peak if reserved is None else reserved, memory.refresh_peak or 0)
+
+
+def _witness(record: Record, by: str | None) -> str | None:
+    asked = WITNESSES if by is None else (by,)
+    return next((name for name in asked if getattr(record, name) is not None), None)
+
+
+def _said(record: Record, witness: str | None) -> Memory | None:
+    memory: Memory | None = getattr(record, witness) if witness else None
+    return memory
+
+
+def _saving(record: Record, baseline: Record | None, witness: str | None) -> tuple[float | None, str | None]:
+    """By the strongest witness that saw both: a measured peak is never set against a predicted one."""
+    if baseline is None or witness is None:
+        return None, None
+    for name in WITNESSES[WITNESSES.index(witness) :]:
+        mine, theirs = _said(record, name), _said(baseline, name)
+        if mine and theirs and theirs.peak:
+            return 1 - mine.peak / theirs.peak, name
+    return None, None
+
+
+def _baselines(records: Sequence[Record]) -> dict[str, Record]:
+    """The first AdamW that any witness saw, by what surrounds it."""
+    found: dict[str, Record] = {}
+    for record in records:
+        if record.method == BASELINE and record.best is not None:
+            found.setdefault(_surroundings(record), record)
+    return found
+
+
+def _surroundings(record: Record) -> str:
+    """The scenario without its method: records that share it may be compared."""
+    rest = {key: value for key, value in record.scenario.items() if key not in ("method", "hyperparameters")}
+    return json.dumps(rest, sort_keys=True, default=str)

@@ -1,0 +1,124 @@
+"""A comparison as text that other tools read: Markdown for a pull request, CSV and a data frame for analysis."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
+
+from memprof.record import Formula, Measured, Memory, Record, Trace
+from memprof.report import captions
+from memprof.report.columns import choose
+from memprof.report.describe import spell
+from memprof.report.rows import make_rows
+from memprof.timeline import BACKWARD, CATEGORIES, FORWARD, OPTIMIZER, REFRESH
+
+if TYPE_CHECKING:
+    import pandas
+
+_ESCAPES = str.maketrans(
+    {"&": "&amp;", "<": "&lt;", ">": "&gt;", "|": "\\|", "@": "&#64;", **{char: f"\\{char}" for char in "\\`*[]~"}}
+)
+_NESTED = {
+    "peak_by_category": CATEGORIES,
+    "step_seconds": (FORWARD, BACKWARD, OPTIMIZER, REFRESH),
+    "examples_per_second": ("median", "low", "high"),
+}
+"""keys whose values are mappings, each with the entries that always have a column"""
+_IDENTITY = ("id", "model", "method", "status", "reason", "flags")
+
+
+def markdown(
+    records: Sequence[Record], *, by: str | None = None, unit: str = "GiB", fits: int | None = None, note: str = ""
+) -> str:
+    """A GitHub table with all columns, below a heading and above what it takes to read it."""
+    rows = make_rows(records, by=by, fits=fits)
+    columns = choose(rows, unit, fits)
+    lines = [
+        _line([escape(column.header) for column in columns]),
+        _line(["---" if column.is_text else "---:" for column in columns]),
+        *(_line([escape(column.cell(row)) for column in columns]) for row in rows),
+    ]
+    below = [*captions.caption(rows, unit, [column.header for column in columns]), note]
+    paragraphs = "\n\n".join(escape(text) for text in below if text)
+    return f"### {escape(captions.title(rows, unit))}\n\n" + "\n".join(lines) + f"\n\n{paragraphs}\n"
+
+
+def escape(text: str) -> str:
+    """Text that Markdown shows as it is, also inside a table's cell."""
+    return " ".join(text.split()).translate(_ESCAPES)
+
+
+def to_frame(records: Sequence[Record]) -> pandas.DataFrame:
+    """One row per record, all witnesses side by side: `formula_peak`, `trace_peak`, ... in bytes, seconds and names."""
+    import pandas
+
+    flat = [_flat(record) for record in records]
+    settings = (key for record in records for key, _ in _scenario(record))
+    columns = list(dict.fromkeys([*_IDENTITY, *settings, *_witness_keys(), *(key for row in flat for key in row)]))
+    series = {name: _series([row.get(name) for row in flat]) for name in columns}
+    return pandas.DataFrame(series, columns=columns)
+
+
+def csv(records: Sequence[Record]) -> str:
+    """`to_frame` as text; the same records give the same bytes."""
+    text: str = to_frame(records).to_csv(index=False, lineterminator="\n")
+    return text
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _series(values: list[Any]) -> pandas.Series[Any]:
+    """A column; bytes stay integers beside a missing value, which pandas would turn into floats."""
+    import pandas
+
+    known = [value for value in values if value is not None]
+    if known and all(isinstance(value, bool) for value in known):
+        return pandas.Series(values, dtype="boolean")
+    if known and all(isinstance(value, int) and abs(value) < 2**63 for value in known):
+        return pandas.Series(values, dtype="Int64")
+    if known and all(isinstance(value, (int, float)) for value in known):
+        return pandas.Series(values, dtype="float64")
+    return pandas.Series(values, dtype="object")
+
+
+def _flat(record: Record) -> dict[str, Any]:
+    named = {"id": record.id, "model": record.model, "method": record.method}
+    outcome = {"status": record.status, "reason": record.reason, "flags": " ".join(record.flags)}
+    witnesses = record.to_dict()
+    flat = {**named, **outcome, **dict(_scenario(record))}
+    for name in ("formula", "trace", "measured"):
+        flat.update(_spread(name, witnesses[name] or {}))
+    return flat
+
+
+def _scenario(record: Record) -> Iterator[tuple[str, Any]]:
+    for key, value in record.scenario.items():
+        if isinstance(value, Mapping):
+            yield from _spread(key, value)
+        elif key not in ("model", "method"):
+            yield key, _cell(value)
+
+
+def _spread(prefix: str, values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """`formula: {peak: 1}` as `formula_peak: 1`, at any depth."""
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _spread(f"{prefix}_{key}", value)
+        else:
+            yield f"{prefix}_{key}", _cell(value)
+
+
+def _cell(value: Any) -> Any:
+    return spell(value) if isinstance(value, (list, tuple)) else value
+
+
+def _witness_keys() -> Iterator[str]:
+    """Columns that are there whatever ran, so that two runs' files have the same ones."""
+    witnesses: dict[str, type[Memory]] = {"formula": Formula, "trace": Trace, "measured": Measured}
+    for name, kind in witnesses.items():
+        for spec in fields(kind):
+            inner = _NESTED.get(spec.name)
+            yield from [f"{name}_{spec.name}_{key}" for key in inner] if inner else [f"{name}_{spec.name}"]

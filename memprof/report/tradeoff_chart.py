@@ -1,0 +1,183 @@
+"""What memory buys in speed, where speed was measured; else what each method saves against AdamW."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from memprof.errors import NothingToDoError
+from memprof.record import Interval, Record
+from memprof.report import style
+from memprof.report.captions import UNIT_MEANS, witness_line
+from memprof.report.columns import percent, size
+from memprof.report.describe import models, scenario_line
+from memprof.report.place import Point, place
+from memprof.report.rows import Row, make_rows
+from memprof.report.style import EDGE, HEAVIER, INK, LIGHTER, RULE, SMALL, folded, text_width
+from memprof.units import UNITS
+
+SCATTER_INCHES, ROW_INCHES = 4.6, 0.3
+
+
+def tradeoff_figure(records: Sequence[Record], *, by: str | None = None, unit: str = "GiB", note: str = "") -> Figure:
+    """Peak against examples per second if anything was measured, else peaks ranked beside AdamW's."""
+    rows = make_rows(records, by=by)
+    if not rows:
+        raise NothingToDoError("there are no records to draw")
+    measured = [row for row in rows if row.examples_per_second and row.memory]
+    with style.styled():
+        return _scatter(rows, measured, unit, note) if measured else _ranking(rows, unit, note)
+
+
+def _scatter(rows: Sequence[Row], measured: Sequence[Row], unit: str, note: str) -> Figure:
+    facets = _by_model(measured)
+    said = [*_said(rows, measured, unit, note), "Vertical bars: 95 % intervals. Filled: no other method is both "
+            "lighter and faster."]  # fmt: skip
+    title = f"{_names(measured)}: peak memory against throughput"
+    page = style.page(title, said, [SCATTER_INCHES] * len(facets), left=0.95, right=0.5)
+    for axes, facet in zip(page.panels, facets, strict=True):
+        _points(axes, facet, unit)
+        _name_panel(axes, facet, len(facets))
+    return page.figure
+
+
+def _points(axes: Axes, rows: Sequence[Row], unit: str) -> None:
+    speeds = [(row, row.examples_per_second) for row in rows]
+    points = [_point(row, speed, unit) for row, speed in speeds if speed]
+    best = [not any(_beats(other, point) for other in points) for point in points]
+    for point, row, filled in zip(points, rows, best, strict=True):
+        colour = HEAVIER if row.is_baseline else LIGHTER
+        spread = [[point.y - point.low], [point.high - point.y]]
+        axes.errorbar(
+            [point.x], [point.y], yerr=spread, fmt="D" if row.is_baseline else "o", markersize=6.5, color=colour,
+            markerfacecolor=colour if filled else "white", markeredgewidth=1.3, elinewidth=1.1, capsize=2.5,
+            zorder=3.5 if filled else 3,
+        )  # fmt: skip
+    _limits(axes, points)
+    _cross(axes, points)
+    axes.grid()
+    axes.tick_params(length=0, labelsize=SMALL)
+    axes.set_xlabel(f"peak memory, {unit}")
+    axes.set_ylabel("examples per second")
+    place(axes, points)
+
+
+def _point(row: Row, speed: Interval, unit: str) -> Point:
+    peak = (row.peak or 0) / UNITS[unit]
+    return Point(peak, speed.median, row.label, speed.low, speed.high, bold=row.is_baseline)
+
+
+def _beats(other: Point, point: Point) -> bool:
+    """Lighter and faster, better in one at least."""
+    return other.x <= point.x and other.y >= point.y and (other.x, other.y) != (point.x, point.y)
+
+
+def _limits(axes: Axes, points: Sequence[Point]) -> None:
+    """White around the points in which their names find room."""
+    left, right = min(point.x for point in points), max(point.x for point in points)
+    low, high = min(point.low for point in points), max(point.high for point in points)
+    across, up = (right - left) or right or 1, (high - low) or high or 1
+    axes.set_xlim(max(0, left - 0.1 * across), right + 0.16 * across)
+    axes.set_ylim(max(0, low - 0.12 * up), high + 0.12 * up)
+
+
+def _cross(axes: Axes, points: Sequence[Point]) -> None:
+    """Lines through AdamW: left of and above them is the better side."""
+    for point in points:
+        if point.bold:
+            axes.axvline(point.x, color=HEAVIER, linewidth=0.8, linestyle=(0, (2, 3)), zorder=0)
+            axes.axhline(point.y, color=HEAVIER, linewidth=0.8, linestyle=(0, (2, 3)), zorder=0)
+
+
+def _ranking(rows: Sequence[Row], unit: str, note: str) -> Figure:
+    seen = sorted((row for row in rows if row.memory), key=lambda row: (row.peak or 0, row.label))
+    facets = _by_model(seen, models(row.record for row in rows))
+    said = [*_said(rows, seen, unit, note), "Dashed: AdamW's peak. Each line is what a method saves or adds."]
+    has_baseline = any(row.saving is not None for row in seen)
+    left = EDGE + max((text_width(folded(row.label)) for row in seen), default=1.0) + 0.15
+    room = _room(seen, unit)
+    right = EDGE + room + 0.2 + max((text_width(_verdict(row), SMALL) for row in seen), default=0.0)
+    title = f"{_names(rows)}: peak memory{' against AdamW' if has_baseline else ', ranked'}, {unit}"
+    heights = [ROW_INCHES * max(sum(_lines(row) for row in facet), 2) for facet in facets] or [1.0]
+    page = style.page(title, said if has_baseline else said[:-1], heights, left=left, right=right)
+    for axes, facet in zip(page.panels, facets, strict=False):
+        _dumbbells(axes, facet, unit, room)
+        _name_panel(axes, facet, len(facets))
+    return page.figure
+
+
+def _dumbbells(axes: Axes, rows: Sequence[Row], unit: str, room: float) -> None:
+    """A dot for each method and a line from AdamW's peak to it."""
+    y, ticks = 0.0, []
+    baseline = next((row.peak for row in rows if row.is_baseline), None)
+    for row in rows:
+        y += _lines(row) / 2
+        ticks.append(y)
+        _dumbbell(axes, row, y, baseline, unit, room)
+        y += _lines(row) / 2
+    if baseline:
+        axes.axvline(baseline / UNITS[unit], color=INK, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
+    axes.set_ylim(y, 0)
+    axes.set_xlim(0, max(row.peak or 0 for row in rows) / UNITS[unit] * 1.03 or 1)
+    axes.set_yticks(ticks, [folded(row.label) for row in rows])
+    axes.tick_params(axis="y", length=0, labelcolor=INK)
+    for label, row in zip(axes.get_yticklabels(), rows, strict=True):
+        label.set_fontweight("bold" if row.is_baseline else "normal")
+    axes.spines["left"].set_color(RULE)
+    style.size_axis(axes, unit)
+
+
+def _dumbbell(axes: Axes, row: Row, y: float, baseline: int | None, unit: str, room: float) -> None:
+    peak = (row.peak or 0) / UNITS[unit]
+    heavier = row.saving is not None and row.saving < 0
+    colour = INK if row.is_baseline else HEAVIER if heavier else LIGHTER
+    if baseline and row.saving is not None:
+        axes.plot([baseline / UNITS[unit], peak], [y, y], color=colour, linewidth=3, alpha=0.55, zorder=2,
+                  solid_capstyle="butt")  # fmt: skip
+    axes.plot([peak], [y], marker="D" if row.is_baseline else "o", markersize=7, color=colour, zorder=3)
+    weight = "bold" if row.is_baseline else "normal"
+    for text, shift, side in ((size(row.peak, unit), room * 72, "right"), (_verdict(row), room * 72 + 10, "left")):
+        axes.annotate(
+            text, (1, y), (shift, 0), axes.get_yaxis_transform(), "offset points", va="center_baseline", ha=side,
+            size=SMALL, color=INK, weight=weight, annotation_clip=False,
+        )  # fmt: skip
+
+
+def _verdict(row: Row) -> str:
+    if row.is_baseline or row.saving is None:
+        return ""
+    return f"{percent(abs(row.saving))} {'more' if row.saving < 0 else 'less'}"
+
+
+def _room(rows: Sequence[Row], unit: str) -> float:
+    """Inches for the peaks, written right of the axis and flush on their right."""
+    return 0.15 + max((text_width(size(row.peak, unit), SMALL, "bold") for row in rows), default=0.0)
+
+
+def _lines(row: Row) -> float:
+    return max(1.0, 0.62 * len(folded(row.label).split("\n")))
+
+
+def _by_model(rows: Sequence[Row], names: Sequence[str] | None = None) -> list[list[Row]]:
+    order = names or list(dict.fromkeys(row.model for row in rows))
+    return [facet for facet in ([row for row in rows if row.model == name] for name in order) if facet]
+
+
+def _name_panel(axes: Axes, rows: Sequence[Row], panels: int) -> None:
+    if panels > 1:
+        axes.set_title(rows[0].model, loc="left", size=style.TEXT + 1, weight="bold", pad=5)
+
+
+def _names(rows: Sequence[Row]) -> str:
+    return ", ".join(dict.fromkeys(row.model for row in rows))
+
+
+def _said(rows: Sequence[Row], shown: Sequence[Row], unit: str, note: str) -> list[str]:
+    """Scenario, source, and who is missing."""
+    means = f"{unit} = {UNIT_MEANS[unit]} bytes; " if unit in UNIT_MEANS else ""
+    absent = [f"{row.label}{f' ({row.status})' if row.status else ''}" for row in rows if row not in shown]
+    missing = f"Not shown: {', '.join(absent)}." if absent else ""
+    source = f"{means}{witness_line(shown)}"
+    return [text for text in (scenario_line([row.record for row in rows]), source, missing, note) if text]

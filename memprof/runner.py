@@ -1,0 +1,151 @@
+"""Runs one cell: formula and trace here, measurement in a process of its own, whatever becomes of it.
+
+A measured child gets the scenario as JSON on its standard input and answers with JSON on its standard output; this
+process holds no tensors and unpickles nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from memprof.catalogue import METHODS, get_method
+from memprof.device import get_device
+from memprof.errors import MemprofError
+from memprof.formula import formula
+from memprof.measure import DEFAULT_STEPS, measure
+from memprof.record import Measured, Record, measured_from_dict
+from memprof.scenario import Scenario
+from memprof.shapes import LlamaShape
+from memprof.trace import trace
+
+DEFAULT_TIMEOUT = 1_800.0
+"""seconds one measured cell may take"""
+MAX_ANSWER = 2**20
+"""bytes of a child's answer; a real one has about 2,000"""
+MAX_REASON = 300
+
+
+class CellError(Exception):
+    """A cell that ended otherwise than well: its status and the reason, in one line."""
+
+    def __init__(self, status: str, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+
+
+def run_cell(scenario: Scenario, *, steps: int = DEFAULT_STEPS, timeout: float = DEFAULT_TIMEOUT) -> Record:
+    """A record of the scenario; what goes wrong in running it becomes the record's status and reason."""
+    predicted = formula(scenario)
+    identity: dict[str, Any] = {"id": scenario.id, "scenario": plain(scenario.to_dict()), "formula": predicted}
+    try:
+        traced = trace(scenario)
+    except MemprofError:
+        raise
+    except Exception as error:
+        return Record(**identity, status="crashed", reason=one_line(f"trace: {type(error).__name__}: {error}"))
+    if scenario.device is None:
+        return Record(**identity, trace=traced)
+    try:
+        measured = _measure(scenario, steps, timeout)
+    except CellError as error:
+        return Record(**identity, trace=traced, status=error.status, reason=str(error))
+    return Record(**identity, trace=traced, measured=measured)
+
+
+def plain(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Data as JSON gives it back: tuples become lists."""
+    return dict(json.loads(json.dumps(data)))
+
+
+def one_line(text: str) -> str:
+    return " ".join(text.split())[:MAX_REASON]
+
+
+def _measure(scenario: Scenario, steps: int, timeout: float) -> Measured:
+    """In a child where the method has a name to send; a user's own Method object is measured right here."""
+    if METHODS.get(scenario.method.name) is type(scenario.method):
+        return measure_in_child(scenario, steps, timeout)
+    return guarded_measure(scenario, steps)
+
+
+def guarded_measure(scenario: Scenario, steps: int) -> Measured:
+    """Measure, with torch's errors told apart: out of memory, or anything else."""
+    import torch
+
+    assert scenario.device is not None
+    try:
+        return measure(scenario, get_device(scenario.device), steps)
+    except torch.OutOfMemoryError as error:
+        raise CellError("oom", one_line(str(error))) from None
+    except MemoryError:
+        raise CellError("oom", "the host has no memory left") from None
+    except RuntimeError as error:
+        status = "oom" if "can't allocate memory" in str(error) else "crashed"
+        raise CellError(status, one_line(str(error))) from None
+
+
+def measure_in_child(scenario: Scenario, steps: int, timeout: float) -> Measured:
+    """Measure in a fresh Python process; its crash, hang or rubbish is this cell's status and nothing more."""
+    request = json.dumps({"scenario": scenario.to_dict(), "steps": steps}).encode()
+    root = str(Path(__file__).resolve().parent.parent)
+    path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
+    with tempfile.TemporaryFile() as errors:
+        command = [sys.executable, "-m", "memprof.worker"]
+        child = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            env=os.environ | {"PYTHONPATH": path},
+        )
+        try:
+            answer, _ = child.communicate(request, timeout=timeout)
+        except subprocess.TimeoutExpired:
+            raise CellError("timeout", f"no answer within {timeout:g} s; give it longer with --timeout") from None
+        finally:
+            child.kill()
+            child.wait()
+        return read_answer(answer, child.returncode, _tail(errors))
+
+
+def _tail(errors: BinaryIO) -> str:
+    size = errors.seek(0, os.SEEK_END)
+    errors.seek(max(0, size - 4096))
+    lines = errors.read().decode(errors="replace").strip().splitlines()
+    return lines[-1] if lines else "it said nothing"
+
+
+def read_answer(answer: bytes, code: int, last_words: str) -> Measured:
+    """A child's answer, checked; anything else than a measurement raises `CellError`."""
+    if code < 0:
+        status = "oom" if code == -9 else "crashed"
+        why = "killed, as the system does when memory runs out" if code == -9 else f"died of signal {-code}"
+        raise CellError(status, f"the measuring process was {why}" if code == -9 else f"the measuring process {why}")
+    if code != 0 or len(answer) > MAX_ANSWER:
+        raise CellError("crashed", one_line(f"the measuring process failed (exit {code}): {last_words}"))
+    try:
+        data = json.loads(answer)
+        if "status" in data:
+            raise CellError(str(data["status"]), one_line(str(data["reason"])))
+        return measured_from_dict(data["measured"])
+    except (ValueError, KeyError, TypeError, MemprofError):
+        raise CellError("crashed", "the measuring process gave no usable answer") from None
+
+
+def scenario_from_dict(data: Mapping[str, Any]) -> Scenario:
+    """The scenario that `to_dict` wrote; its method is looked up by name."""
+    hyperparameters = {k: tuple(v) if isinstance(v, list) else v for k, v in data["hyperparameters"].items()}
+    plain_fields = ("model", "batch_size", "accumulation", "seq_len", "dtype", "kernels", "checkpointing",
+                    "loss_chunks", "clip_grad_norm", "counting", "device", "seed")  # fmt: skip
+    return Scenario(
+        shape=LlamaShape(**data["shape"]),
+        method=get_method(data["method"], **hyperparameters),
+        **{name: data[name] for name in plain_fields},
+    )

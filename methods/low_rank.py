@@ -1,0 +1,131 @@
+"""Low-rank factorisation: every attention and MLP matrix is stored as a product W = B A, and only A and B exist.
+
+Kamalakara et al. 2022, arXiv:2209.13569; the "Low-Rank" baseline of GaLore's and GaLore-mini's tables. There is no
+public implementation to follow byte by byte: this is the paper's factorised layer under torch's fused AdamW.
+Shapes: a weight is (M, N); R is the rank, A is (R, N) and B is (M, R).
+
+Embeddings, head and norms are trained as they are, as those tables count. The layer saves h = A x for backward, R
+elements a token more than the plain layer. Where R > M N / (M + N) the product is larger than W itself. The tables
+count 2 R (M + N) moments a matrix, which is what is stored but for torch's step counts (4 bytes a tensor).
+
+Initialisation. `random`: A ~ N(0, 1/N) keeps the scale of x in h, and B ~ N(0, N rms(W)^2 / R) gives B A the root
+mean square of the W it replaces (0.02 in a fresh LLaMA), as Var(BA) = R Var(A) Var(B). `spectral`, the paper's: the
+best rank-R approximation of W by its SVD, halved between A and B by the root of the singular values. Use it to start
+from trained weights, which `random` forgets; it costs one fp32 SVD a matrix, once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import ClassVar, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from memprof.errors import MemprofError
+from memprof.method import Footprint, Method, Weight, bound_rank, named_weights, replace_matrices, setting
+from memprof.methods.adamw import STEP_BYTES, AdamW, FusedAdamW
+
+
+def random_(a_RN: Tensor, b_MR: Tensor, weight_MN: Tensor) -> None:
+    """Fill A and B so that h = A x has the scale of x, and B A the root mean square of W. No host read."""
+    rank, n_in = a_RN.shape
+    dtype = torch.promote_types(weight_MN.dtype, torch.float32)
+    rms = torch.linalg.vector_norm(weight_MN, dtype=dtype) / math.sqrt(weight_MN.numel())
+    a_RN.normal_(std=n_in**-0.5)
+    b_MR.normal_().mul_(rms * math.sqrt(n_in / rank))
+
+
+def spectral_(a_RN: Tensor, b_MR: Tensor, weight_MN: Tensor) -> None:
+    """Fill A and B with the largest R singular triplets of W, each taking the root of the singular value."""
+    rank = a_RN.shape[0]
+    u, s, vh = torch.linalg.svd(weight_MN.to(torch.promote_types(weight_MN.dtype, torch.float32)), full_matrices=False)
+    root = s[:rank].sqrt()
+    a_RN.copy_(root[:, None] * vh[:rank])
+    b_MR.copy_(u[:, :rank] * root)
+
+
+INITS = {"random": random_, "spectral": spectral_}
+
+
+def factors(linear: nn.Linear, rank: int) -> tuple[nn.Linear, nn.Linear]:
+    """A (R, N) and B (M, R) as layers, uninitialised, in the dtype and on the device of `linear`."""
+    dtype, device = linear.weight.dtype, linear.weight.device
+    a = nn.Linear(linear.in_features, rank, bias=False, dtype=dtype, device="meta")  # meta: drawn once, by the caller
+    b = nn.Linear(rank, linear.out_features, bias=False, dtype=dtype, device="meta")
+    return a.to_empty(device=device), b.to_empty(device=device)
+
+
+def factor_bytes(weight: Weight, rank: int) -> int:
+    """A (R, N) + B (M, R), in the parameter dtype."""
+    return rank * sum(weight.shape) * weight.itemsize
+
+
+def known_rank(method: str, rank: int | None) -> int:
+    """The rank of a bound method; an error where a formula is asked before the model is known."""
+    if rank is None:
+        raise MemprofError(f"{method}: the default rank depends on the model; call bind(weights) first, or set rank")
+    return rank
+
+
+class LowRankLinear(nn.Module):
+    """y = B (A x), in the place of a linear layer."""
+
+    def __init__(self, linear: nn.Linear, rank: int, init: str) -> None:
+        super().__init__()
+        self.A, self.B = factors(linear, rank)
+        self.bias = linear.bias
+        with torch.no_grad():
+            INITS[init](self.A.weight, self.B.weight, linear.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(self.A(x), self.B.weight, self.bias)
+
+
+@dataclass(frozen=True, slots=True)
+class LowRank(Method):
+    """W = B A for every attention and MLP matrix, both trained by AdamW."""
+
+    name: ClassVar[str] = "low-rank"
+    paper: ClassVar[str] = "arXiv:2209.13569"
+
+    # GaLore's baselines: rank 128/256/256/512 for 60m/130m/350m/1b, lr the best of 1e-2 ... 1e-4, no weight decay
+    rank: int | None = setting(None, "rank R of every product; default a quarter of the smallest side, <= 256", least=1)
+    init: str = setting("random", "random: W's scale; spectral: the SVD of W", choices=tuple(INITS))
+    lr: float = setting(1e-3, "learning rate", above=0)
+    betas: tuple[float, float] = setting((0.9, 0.999), "decay of the first and second moment", least=0, below=1)
+    eps: float = setting(1e-8, "added to the root of the second moment", above=0)
+    weight_decay: float = setting(0.0, "decoupled weight decay", least=0)
+
+    def bind(self, weights: Iterable[Weight]) -> Self:
+        return dataclasses.replace(self, rank=bound_rank(self.name, self.rank, weights))
+
+    def prepare(self, model: nn.Module) -> FusedAdamW:
+        rank = known_rank(self.name, self.bind(weight for weight, _ in named_weights(model)).rank)
+        replace_matrices(model, lambda _, linear: LowRankLinear(linear, rank, self.init))
+        return FusedAdamW(
+            (p for p in model.parameters() if p.requires_grad),
+            lr=self.lr,
+            betas=self.betas,
+            eps=self.eps,
+            weight_decay=self.weight_decay,
+        )
+
+    def formula(self, weight: Weight) -> Footprint:
+        """Of a treated matrix: A (R, N) + B (M, R); their gradients; for each of the two step () fp32 + exp_avg +
+        exp_avg_sq, of its shape. All but the step in the parameter dtype. Saved per token: h (R,). No scratch.
+        """
+        if not weight.is_matrix:
+            return AdamW().formula(weight)
+        rank = known_rank(self.name, self.rank)
+        pair = factor_bytes(weight, rank)
+        return Footprint(
+            param=pair,
+            grad=pair,
+            optimizer_state=2 * (pair + STEP_BYTES),
+            saved_per_token=rank * weight.itemsize,
+        )

@@ -1,0 +1,295 @@
+"""Adam-mini against its equations in fp64 block by block, the authors' adam_mini 1.1 and by hand."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
+
+from memprof.llama import LlamaForCausalLM, build_model
+from memprof.method import Role, Weight, groups, named_weights
+from memprof.methods.adam_mini import AdamMini, num_blocks
+
+METHOD = AdamMini(lr=3e-3, betas=(0.8, 0.95), eps=1e-6, weight_decay=0.1)
+DTYPES = [torch.float32, torch.bfloat16]
+SHAPES: list[dict[str, Any]] = [{}, {"num_key_value_heads": 2}, {"head_dim": 16}, {"tie_word_embeddings": True}]
+
+
+def tiny(dtype: torch.dtype = torch.float32, device: str = "cpu", **shape: Any) -> LlamaForCausalLM:
+    torch.manual_seed(0)
+    return build_model("9m", dtype=dtype, device=device, num_layers=1, vocab_size=64, **shape)
+
+
+def set_gradients(model: nn.Module, seed: int) -> None:
+    """Gradients whose rows have very different sizes, so that the partition matters."""
+    generator = torch.Generator().manual_seed(seed)
+    for p in model.parameters():
+        grad = torch.randn(p.shape, generator=generator)
+        grad *= torch.rand(p.shape[:1] + (1,) * (p.ndim - 1), generator=generator).add_(0.1)
+        p.grad = grad.to(p.dtype)
+
+
+def gradients(model: nn.Module) -> list[Tensor]:
+    return [p.grad for p in model.parameters() if p.grad is not None]
+
+
+def train(model: LlamaForCausalLM, optimizer: torch.optim.Optimizer, steps: int) -> None:
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(steps):
+        ids, labels = torch.randint(0, 64, (2, 2, 16), generator=generator)
+        optimizer.zero_grad()
+        model(ids, labels).backward()
+        optimizer.step()
+
+
+def drift(a: nn.Module, b: nn.Module, start: nn.Module) -> float:
+    """The largest difference of a weight, relative to the largest distance that weight has travelled."""
+    weights = zip(a.parameters(), b.parameters(), start.parameters(), strict=True)
+    return max(((p - q).abs().max() / (q - s).abs().max()).item() for p, q, s in weights)
+
+
+def peak_bytes(work: Callable[[], object]) -> int:
+    """Most bytes alive at once beyond those alive before, by torch's own allocator events."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as prof:
+        work()
+    assert prof.profiler is not None and prof.profiler.kineto_results is not None
+    events = [event for event in prof.profiler.kineto_results.events() if event.name() == "[memory]"]
+    alive = peak = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        alive += event.nbytes()
+        peak = max(peak, alive)
+    return peak
+
+
+def blocks_of(name: str, tensor: Tensor, heads: int, kv_heads: int) -> list[Tensor]:
+    """The paper's partition, as slices."""
+    if "norm" in name:
+        return [tensor]
+    if "q_proj" in name:
+        return list(tensor.chunk(heads))
+    return list(tensor.chunk(kv_heads)) if "k_proj" in name else list(tensor)
+
+
+def adam_mini_on_a_block(w: Tensor, grads: list[Tensor], decay: float) -> Tensor:
+    """Algorithm 1 of arXiv:2406.16793 for one block: Adam whose second moment is one number."""
+    (beta1, beta2), m, v = METHOD.betas, torch.zeros_like(w), 0.0
+    for t, g in enumerate(grads, start=1):
+        m = beta1 * m + (1 - beta1) * g
+        v = beta2 * v + (1 - beta2) * (g**2).mean().item()
+        m_hat, v_hat = m / (1 - beta1**t), v / (1 - beta2**t)
+        w = w - METHOD.lr * decay * w - METHOD.lr * m_hat / (v_hat**0.5 + METHOD.eps)
+    return w
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_steps_follow_the_paper(shape: dict[str, Any]) -> None:
+    model = tiny(**shape)
+    heads = (model.config.num_attention_heads, model.config.num_key_value_heads)
+    start = {name: p.detach().double() for name, p in model.named_parameters()}
+    grads: dict[str, list[Tensor]] = {name: [] for name in start}
+    optimizer = METHOD.prepare(model)
+    for step in range(5):
+        set_gradients(model, step)
+        for name, p in model.named_parameters():
+            assert p.grad is not None
+            grads[name].append(p.grad.double())
+        optimizer.step()
+    for name, p in model.named_parameters():
+        decay = 0.0 if "norm" in name else METHOD.weight_decay
+        by_block = [blocks_of(name, tensor, *heads) for tensor in (start[name], *grads[name])]
+        expected = [adam_mini_on_a_block(w, list(seen), decay) for w, *seen in zip(*by_block, strict=True)]
+        torch.testing.assert_close(
+            p.double().reshape(-1), torch.cat([w.reshape(-1) for w in expected]), rtol=1e-5, atol=1e-6
+        )
+
+
+def test_a_row_is_a_block_by_hand() -> None:
+    """First step: m_hat = g and v_hat = mean g^2 of the row, so a row moves by lr * g / rms(row)."""
+    layer = nn.Linear(2, 2, bias=False)
+    layer.weight.data.zero_()
+    layer.weight.grad = torch.tensor([[1.0, 7.0], [0.5, -0.5]])  # rms 5 and 1/2
+    AdamMini(lr=0.1).prepare(layer).step()
+    torch.testing.assert_close(layer.weight.detach(), torch.tensor([[-0.02, -0.14], [-0.1, 0.1]]))
+
+
+@pytest.mark.parametrize(
+    ("role", "shape", "heads", "blocks"),
+    [
+        (Role.Q, (128, 64), 8, 8),
+        (Role.K, (32, 64), 2, 2),
+        (Role.V, (32, 64), 2, 32),
+        (Role.O, (64, 128), 1, 64),
+        (Role.GATE, (96, 64), 1, 96),
+        (Role.UP, (96, 64), 1, 96),
+        (Role.DOWN, (64, 96), 1, 64),
+        (Role.EMBED, (500, 64), 1, 500),
+        (Role.HEAD, (500, 64), 1, 500),
+        (Role.NORM, (64,), 1, 1),
+        (Role.OTHER, (64,), 1, 1),
+        (Role.OTHER, (10, 64), 1, 10),
+    ],
+)
+def test_partition(role: Role, shape: tuple[int, ...], heads: int, blocks: int) -> None:
+    assert num_blocks(Weight("w", role, shape, heads, 2)) == blocks
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_states_have_the_parameters_dtype_and_the_formula_is_their_bytes(
+    shape: dict[str, Any], dtype: torch.dtype
+) -> None:
+    model = tiny(dtype, **shape)
+    optimizer = METHOD.prepare(model)
+    set_gradients(model, 0)
+    optimizer.step()
+    pairs = named_weights(model)
+    assert len(pairs) == len(optimizer.state)
+    for weight, p in pairs:
+        state = optimizer.state[p]
+        expected = {"m": weight.shape, "vmean": (num_blocks(weight), 1) if p.ndim == 2 else ()}
+        assert {key: tuple(tensor.shape) for key, tensor in state.items()} == expected, weight.name
+        assert {tensor.dtype for tensor in state.values()} == {dtype}, weight.name
+        footprint = METHOD.formula(weight)
+        assert footprint.optimizer_state == sum(tensor.untyped_storage().nbytes() for tensor in state.values())
+        assert (footprint.param, footprint.grad) == (p.nbytes, p.nbytes)
+
+
+def test_second_moments_of_a_layer_by_hand() -> None:
+    """2 a + h (v) + h (o) + 2 i + h (down) + 2 norms for a layer, V + V + 1 for the rest."""
+    h, i, a, vocab = 128, 352, 4, 64
+    states = sum(METHOD.formula(weight).optimizer_state - weight.nbytes for weight, _ in named_weights(tiny()))
+    assert states == 4 * (2 * a + 3 * h + 2 * i + 2 + 2 * vocab + 1)
+
+
+@pytest.mark.parametrize(("dtype", "wrapped_number"), [(torch.float32, 12), (torch.bfloat16, 10)])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_transient_is_one_number_per_block(shape: dict[str, Any], dtype: torch.dtype, wrapped_number: int) -> None:
+    """To the byte, but for a CPU's wrapping of the number eps into a 0-d fp64 tensor and its cast to `dtype`."""
+    model = tiny(dtype, **shape)
+    optimizer = METHOD.prepare(model)
+    set_gradients(model, 0)
+    optimizer.step()
+    weights = [weight for weight, _ in named_weights(model)]
+    allocated = peak_bytes(optimizer.step)
+    assert allocated == sum(METHOD.formula(weight).transient for weight in weights) + wrapped_number
+
+
+def test_all_weights_are_one_scratch_group() -> None:
+    weights = [weight for weight, _ in named_weights(tiny())]
+    scratch = [METHOD.formula(weight).transient for weight in weights]
+    assert groups(scratch, int, METHOD.scratch_limit(weights)) == [scratch]
+
+
+def test_norms_do_not_decay() -> None:
+    model = tiny()
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    for p in model.parameters():
+        p.grad = torch.zeros_like(p)
+    METHOD.prepare(model).step()
+    for name, p in model.named_parameters():
+        kept = 1.0 if "norm" in name else 1 - METHOD.lr * METHOD.weight_decay
+        torch.testing.assert_close(p.detach(), before[name] * kept)
+
+
+def test_a_bf16_step_stays_close_to_the_fp32_step() -> None:
+    """One step from the same bf16 weights and gradients: within the rounding of weight, denominator and moment."""
+    low, high = tiny(torch.bfloat16), tiny()
+    set_gradients(low, 0)
+    for p, q in zip(low.parameters(), high.parameters(), strict=True):
+        assert p.grad is not None
+        q.data, q.grad = p.detach().float(), p.grad.float()
+    start = [p.detach().float() for p in low.parameters()]
+    METHOD.prepare(low).step()
+    METHOD.prepare(high).step()
+    half_ulp = 2**-8  # relative, of the weight (decay and update round it once each) and of what scales its step
+    for p, q, w in zip(low.parameters(), high.parameters(), start, strict=True):
+        slack = 2 * half_ulp * w.abs() + 4 * half_ulp * (q - w).abs() + 1e-7
+        assert ((p.float() - q).abs() <= slack).all(), (p.float() - q).abs().max()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_two_seeded_runs_agree_bitwise(dtype: torch.dtype) -> None:
+    a, b = tiny(dtype), tiny(dtype)
+    train(a, METHOD.prepare(a), 3)
+    train(b, METHOD.prepare(b), 3)
+    assert all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_state_dict_continues_the_run(dtype: torch.dtype) -> None:
+    straight, stopped, resumed = tiny(dtype), tiny(dtype), tiny(dtype)
+    whole, first, second = (METHOD.prepare(model) for model in (straight, stopped, resumed))
+    for step in range(4):
+        set_gradients(straight, step)
+        whole.step()
+        if step == 2:
+            resumed.load_state_dict(stopped.state_dict())
+            second.load_state_dict(first.state_dict())
+        model, optimizer = (stopped, first) if step < 2 else (resumed, second)
+        set_gradients(model, step)
+        optimizer.step()
+    assert all(torch.equal(p, q) for p, q in zip(straight.parameters(), resumed.parameters(), strict=True))
+
+
+def test_weights_without_a_gradient_stay_and_have_no_state() -> None:
+    model = tiny()
+    optimizer = METHOD.prepare(model)
+    optimizer.step()
+    assert not optimizer.state
+    before = model.lm_head.weight.detach().clone()
+    set_gradients(model, 0)
+    model.lm_head.weight.grad = None
+    optimizer.step()
+    assert torch.equal(model.lm_head.weight, before) and model.lm_head.weight not in optimizer.state
+
+
+def test_closure_gives_the_loss_and_gradients_stay_as_they_were() -> None:
+    model = tiny()
+    optimizer = METHOD.prepare(model)
+
+    def closure() -> float:
+        set_gradients(model, 0)
+        assert torch.is_grad_enabled()
+        return 1.5
+
+    assert optimizer.step(closure) == 1.5
+    before = [grad.clone() for grad in gradients(model)]
+    optimizer.step()
+    assert all(torch.equal(g, h) for g, h in zip(before, gradients(model), strict=True))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_runs_on_meta_tensors_and_so_without_reading_any(dtype: torch.dtype) -> None:
+    model = tiny(dtype, "meta", num_key_value_heads=2)
+    optimizer = METHOD.prepare(model)
+    for p in model.parameters():
+        p.grad = torch.empty_like(p)
+    optimizer.step()
+    optimizer.step()
+    assert all(tensor.is_meta for state in optimizer.state.values() for tensor in state.values())
+
+
+@pytest.mark.reference
+@pytest.mark.parametrize("shape", [SHAPES[0], SHAPES[1], SHAPES[3]], ids=str)
+def test_training_matches_the_authors_code(shape: dict[str, Any]) -> None:
+    """Not with a head size of its own: the authors take dim * dim / n_heads elements for a head."""
+    adam_mini = pytest.importorskip("adam_mini")
+    start, ours, theirs = tiny(**shape), tiny(**shape), tiny(**shape)
+    config = theirs.config
+    reference = adam_mini.Adam_mini(
+        named_parameters=theirs.named_parameters(),
+        dim=config.hidden_size,
+        n_heads=config.num_attention_heads,
+        n_kv_heads=config.num_key_value_heads,
+        verbose=False,
+        **METHOD.hyperparameters(),
+    )
+    optimizer = METHOD.prepare(ours)
+    train(ours, optimizer, 10)
+    train(theirs, reference, 10)
+    assert (difference := drift(ours, theirs, start)) < 1e-3, f"drift {difference:.1e} after 10 fp32 steps"
+    for p, q in zip(ours.parameters(), theirs.parameters(), strict=True):
+        mine, authors = optimizer.state[p], reference.state[q]
+        assert (mine["m"].nbytes, mine["vmean"].nbytes) == (authors["m"].nbytes, authors["vmean"].nbytes)

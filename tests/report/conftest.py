@@ -1,0 +1,80 @@
+"""Made-up records: sizes are chosen so that every answer can be had by hand."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from memprof.record import Formula, Interval, Measured, Record, Trace
+
+GIB = 2**30
+MakeRecord = Callable[..., Record]
+
+
+def memory(param: int, grad: int, state: int, activation: int, extra: int, unit: int = GIB) -> dict[str, Any]:
+    """The keys all witnesses share; the peak is the sum, as of an instant at which all five are alive."""
+    at_peak = {
+        "param": param * unit,
+        "grad": grad * unit,
+        "optimizer_state": state * unit,
+        "activation": activation * unit,
+        "extra": extra * unit,
+    }
+    peak = sum(at_peak.values())
+    steady = at_peak["param"] + at_peak["optimizer_state"]
+    return {**at_peak, "peak": peak, "peak_phase": "backward", "peak_by_category": dict(at_peak), "steady": steady}
+
+
+def make_record(
+    method: str = "adamw",
+    sizes: tuple[int, int, int, int, int] = (2, 2, 4, 1, 1),
+    *,
+    model: str = "1b",
+    formula: bool = True,
+    trace: bool = True,
+    speed: float | None = None,
+    refresh: int | None = None,
+    reserved: int | None = None,
+    formula_off: int = 0,
+    status: str = "ok",
+    reason: str | None = None,
+    flags: tuple[str, ...] = (),
+    hyperparameters: dict[str, Any] | None = None,
+    unit: int = GIB,
+    **scenario: Any,
+) -> Record:
+    """A record; `speed` makes it measured, `formula_off` bytes set the formula's peak apart from the trace's."""
+    shared = memory(*sizes, unit=unit)
+    predicted = {**shared, "peak": shared["peak"] + formula_off}
+    predicted["peak_by_category"] = shared["peak_by_category"] | {"extra": shared["extra"] + formula_off}
+    extras: dict[str, Any] = {"refresh_peak": refresh, "reserved": reserved, "extra_largest": "aten::mm (1024 B)"}
+    known = {"model": model, "vocab_size": 32000, "num_layers": 24, "method": method}
+    known |= {"hyperparameters": hyperparameters or {"lr": 0.001, "betas": [0.9, 0.999]}}
+    known |= {"batch_size": 8, "accumulation": 1, "seq_len": 256, "dtype": "bf16", "kernels": "cuda-flash"}
+    known |= {"checkpointing": False, "loss_chunks": 1, "clip_grad_norm": None, "counting": "memprof"}
+    known |= {"device": None, "seed": 0, **scenario}
+    return Record(
+        id=hashlib.sha256(repr(known).encode()).hexdigest()[:12],
+        scenario=known,
+        status=status,
+        reason=reason,
+        flags=flags,
+        formula=Formula(**predicted, total=sum(sizes[:4]) * unit, refresh_peak=refresh) if formula else None,
+        trace=Trace(**shared, **extras) if trace else None,
+        measured=_measured(shared, extras, speed) if speed is not None else None,
+    )
+
+
+def _measured(shared: dict[str, Any], extras: dict[str, Any], speed: float) -> Measured:
+    interval = Interval(median=speed, low=speed * 0.98, high=speed * 1.03)
+    seconds = {"forward": 0.1, "backward": 0.2, "optimizer": 0.05, "refresh": None}
+    rates: dict[str, Any] = {"examples_per_second": interval, "tokens_per_second": speed * 256, "step_seconds": seconds}
+    return Measured(**shared, **extras, **rates)
+
+
+@pytest.fixture
+def record() -> MakeRecord:
+    return make_record

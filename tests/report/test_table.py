@@ -1,0 +1,152 @@
+"""The terminal's table, read back as text at the widths that people have."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+from rich.console import Console
+
+from memprof.record import Record
+from memprof.report.columns import percent, size, speed
+from memprof.report.table import Comparison, render
+
+GIB = 2**30
+Make = Callable[..., Record]
+WIDTHS = (80, 100, 120)
+
+
+def show(comparison: Comparison, width: int, terminal: bool = False) -> str:
+    console = Console(
+        width=width, file=io.StringIO(), force_terminal=terminal, color_system="truecolor" if terminal else None
+    )
+    console.print(comparison)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def rows_of(text: str) -> list[list[str]]:
+    """The table's body, split at its gaps of two spaces."""
+    body = text.split("\n\n")[0].splitlines()
+    start = next(number for number, line in enumerate(body) if set(line.strip()) <= set("─-")) + 1
+    return [[cell for cell in line.split("  ") if cell.strip()] for line in body[start:]]
+
+
+@pytest.fixture
+def wide(record: Make) -> list[Record]:
+    """Every column has something to say, and the numbers are as long as they get."""
+    adamw = record("adamw", (250, 250, 500, 100, 100), speed=1234.5, refresh=1300 * GIB, formula_off=GIB)
+    galore = record("galore_of_some_length", (250, 250, 100, 100, 100), speed=21.25, refresh=900 * GIB)
+    return [adamw, galore]
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_numbers_are_whole_at_every_width(wide: list[Record], width: int) -> None:
+    comparison = render(wide, fits=2000 * GIB)
+    text = show(comparison, width)
+    assert "…" not in text
+    assert all(len(line) <= width for line in text.splitlines())
+    shown, dropped = comparison.fit(width)
+    cells = {cell.strip() for row in rows_of(text) for cell in row}
+    for column in shown:
+        if not column.is_text:
+            assert {column.cell(row) for row in comparison.rows} <= cells, column.header
+    assert ("No room at this width for: " in text) == bool(dropped)
+    assert all(column.header in text for column in dropped)
+
+
+@pytest.mark.parametrize("width", [*WIDTHS, 40])
+def test_peak_and_saving_outlive_the_other_columns(wide: list[Record], width: int) -> None:
+    headers = [column.header for column in render(wide).fit(width)[0]]
+    assert {"Method", "Peak", "vs AdamW"} <= set(headers)
+
+
+def test_nothing_is_dropped_at_the_natural_width(wide: list[Record]) -> None:
+    comparison = render(wide, fits=2000 * GIB)
+    assert comparison.fit(comparison.natural_width)[1] == []
+    assert "No room" not in show(comparison, comparison.natural_width)
+
+
+def test_piped_output_has_no_escape_codes_and_says_the_same(wide: list[Record]) -> None:
+    piped, coloured = show(render(wide), 120), show(render(wide), 120, terminal=True)
+    assert "\x1b" not in piped and "\x1b[" in coloured
+
+
+def test_names_cannot_bring_markup_or_escape_codes(record: Make) -> None:
+    text = show(render([record("[red]\x1b[31mx", model="[bold]m")]), 120)
+    assert "[red]x" in text and "[bold]m" in text and "\x1b" not in text
+
+
+def test_row_by_hand(record: Make) -> None:
+    records = [record("adamw", (2, 2, 4, 1, 1)), record("lora", (2, 0, 0, 2, 1), formula_off=GIB // 100)]
+    adamw, lora = rows_of(show(render(records), 120))
+    assert [cell.strip() for cell in adamw][1:] == "2.00,2.00,4.00,1.00,1.00,10.00,baseline,9.00,exact".split(",")
+    assert [cell.strip() for cell in lora][1:] == "2.00,0.00,0.00,2.00,1.00,5.00,50.0 %,4.00,+0.20 % Peak".split(",")
+
+
+def test_caption_names_witness_scenario_and_unit(record: Make) -> None:
+    text = show(render([record(speed=3.0, device="cuda"), record("lora", device="cuda")], unit="MiB"), 120)
+    for said in (
+        "1b: memory",
+        "batch 8, seq 256, bf16, cuda-flash kernels",
+        "MiB = 2^20 bytes, measured on cuda; lora by trace",
+    ):
+        assert said in text
+    assert "2048.00" in text and "Examples/s" in text
+
+
+def test_columns_appear_only_with_something_to_say(record: Make) -> None:
+    headers = {column.header for column in render([record("lora", trace=False)]).columns}
+    assert headers.isdisjoint({"Examples/s", "Refresh peak", "vs AdamW", "Formula - trace", "Status", "Model"})
+    several = render([record(refresh=GIB), record(model="60m", status="oom")], fits=24 * GIB)
+    assert {"Model", "Refresh peak", "Fits 24 GiB", "Status"} <= {column.header for column in several.columns}
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_failed_rows_show_status_and_reason(record: Make, width: int) -> None:
+    failed = record("dora", formula=False, trace=False, status="timeout", reason="no answer within 600 s")
+    text = show(render([record(), failed]), width)
+    assert rows_of(text)[1][-1].strip() == "timeout"
+    assert "dora: timeout - no answer within 600 s" in text
+
+
+def test_pending_methods_are_shown_as_running(record: Make) -> None:
+    rows = rows_of(show(render([record()], pending=["galore"]), 80))
+    assert [cell.strip() for cell in rows[1]] == ["galore", "..."]
+    assert "galore" in show(render([], pending=["galore"]), 80)
+
+
+def test_long_names_fold_and_stay_whole(record: Make) -> None:
+    name = "a_method_whose_name_goes_on_and_on"
+    body = rows_of(show(render([record(), record(name)], fits=GIB), 80))
+    assert name in "".join(row[0].strip() for row in body[1:])
+
+
+def test_ascii_terminals_get_ascii(record: Make) -> None:
+    raw = io.BytesIO()
+    with io.TextIOWrapper(raw, encoding="ascii") as file:
+        Console(width=100, file=file).print(render([record(speed=2.0)], fits=GIB))
+        file.flush()
+        assert b"10.00" in raw.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("nbytes", "unit", "text"),
+    [(0, "GiB", "0.00"), (1, "GiB", "<0.01"), (3 * GIB // 2, "GiB", "1.50"), (10**9, "GB", "1.00"), (12, "B", "12")],
+)
+def test_sizes_never_round_something_to_nothing(nbytes: int, unit: str, text: str) -> None:
+    assert size(nbytes, unit) == text
+
+
+def test_small_numbers_are_written_honestly(record: Make) -> None:
+    assert percent(-0.0001) == "0.0 %" and percent(-0.5) == "-50.0 %"
+    assert speed(None) == "-"
+    assert "<0.01 % Peak" in show(render([record(formula_off=1024)]), 120)
+
+
+def test_importing_the_table_brings_no_heavy_library() -> None:
+    code = "import sys, memprof.report.table; print({'pandas', 'matplotlib', 'torch'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"

@@ -3,8 +3,8 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from memprof.catalogue import get_method
     from memprof.api import compare, profile
+    from memprof.catalogue import get_method
     from memprof.ledger import Ledger
     from memprof.llama import build_model
 

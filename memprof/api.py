@@ -51,7 +51,7 @@ def resolve_method(spec: str | Method, shape: LlamaShape, itemsize: int, rank: i
     method = get_method(spec)
     fields = {field.name for field in dataclasses.fields(method)}
     if rank is not None and "rank" in fields and getattr(method, "rank", None) is None:
-        method = cast(Method, dataclasses.replace(method, **cast(Any, {"rank": rank})))
+        method = dataclasses.replace(method, **cast(Any, {"rank": rank}))
     return method.bind(shape.weights(itemsize))
 
 

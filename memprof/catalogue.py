@@ -16,7 +16,9 @@ from memprof.methods.lora import LoRA
 from memprof.methods.low_rank import LowRank
 from memprof.methods.relora import ReLoRA
 
-METHODS: dict[str, type[Method]] = {method.name: method for method in (AdamW, Adafactor, AdamMini, GaLore, GaLoreMini, LowRank, LoRA, ReLoRA)}
+METHODS: dict[str, type[Method]] = {
+    method.name: method for method in (AdamW, Adafactor, AdamMini, GaLore, GaLoreMini, LowRank, LoRA, ReLoRA)
+}
 CORE = tuple(METHODS)
 """What `memprof compare` shows unless asked otherwise."""
 

@@ -22,7 +22,10 @@ def findings() -> list[tuple[str, str]]:
     host = [
         ("memprof", str(facts["memprof"])),
         ("Python", platform.python_version()),
-        ("torch", f"{torch.__version__}, built {f'for CUDA {torch.version.cuda}' if torch.version.cuda else 'CPU-only'}"),
+        (
+            "torch",
+            f"{torch.__version__}, built {f'for CUDA {torch.version.cuda}' if torch.version.cuda else 'CPU-only'}",
+        ),
         ("processor", f"{os.cpu_count()} cores, torch uses {torch.get_num_threads()} threads"),
         ("memory", f"{format_size(psutil.virtual_memory().total)} GiB"),
     ]
@@ -31,7 +34,9 @@ def findings() -> list[tuple[str, str]]:
 
 def _cuda() -> list[tuple[str, str]]:
     if not has_cuda():
-        why = "this torch is built without CUDA" if torch.version.cuda is None else "torch finds no usable GPU or driver"
+        why = (
+            "this torch is built without CUDA" if torch.version.cuda is None else "torch finds no usable GPU or driver"
+        )
         return [("CUDA", f"no: {why}")]
     total = torch.cuda.get_device_properties(0).total_memory
     return [("CUDA", f"{torch.cuda.get_device_name(0)}, {format_size(total)} GiB")]

@@ -52,7 +52,7 @@ class _CpuRMSNorm(torch.autograd.Function):
         return torch.mul(x32, rstd_N1).mul_(weight_C).to(x_NC.dtype)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad_NC: Tensor) -> tuple[Tensor, Tensor | None, None]:
         x_NC, weight_C, rstd_N1 = ctx.saved_tensors
         grad32, normal = grad_NC.float(), torch.mul(x_NC, rstd_N1)
@@ -73,19 +73,19 @@ class _MetaFusedRMSNorm(torch.autograd.Function):
         return torch.empty_like(x_NC)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad_NC: Tensor) -> tuple[Tensor, Tensor | None, None]:
         x_NC, weight_C, _ = ctx.saved_tensors
         return torch.empty_like(x_NC), torch.empty_like(weight_C) if ctx.needs_input_grad[1] else None, None
 
 
 def _cpu_rms_norm(x_NC: Tensor, weight_C: Tensor, eps: float) -> Tensor:
-    return _CpuRMSNorm.apply(x_NC, weight_C, eps)  # type: ignore[no-any-return]
+    return _CpuRMSNorm.apply(x_NC, weight_C, eps)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def _cuda_rms_norm(x_NC: Tensor, weight_C: Tensor, eps: float) -> Tensor:
     if x_NC.is_meta:
-        return _MetaFusedRMSNorm.apply(x_NC, weight_C, eps)  # type: ignore[no-any-return]
+        return _MetaFusedRMSNorm.apply(x_NC, weight_C, eps)  # type: ignore[no-any-return, no-untyped-call]
     return torch.nn.functional.rms_norm(x_NC, weight_C.shape, weight_C, eps)
 
 

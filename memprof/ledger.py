@@ -19,7 +19,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from memprof.timeline import BACKWARD, FORWARD, GRAD, OPTIMIZER, OPTIMIZER_STATE, OUTSIDE, PARAM, Peak, Timeline
 
-
 _LEAVES = (str, bytes, int, float, type, types.ModuleType, types.FunctionType, nn.Module)
 
 
@@ -90,7 +89,7 @@ class Ledger(TorchDispatchMode):
     def __init__(
         self, model: nn.Module, optimizer: torch.optim.Optimizer | None = None, step_phase: str = OPTIMIZER
     ) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.step_phase = step_phase
         self.timeline = Timeline()
         self.model = model
@@ -115,7 +114,7 @@ class Ledger(TorchDispatchMode):
                 self.optimizer.register_step_pre_hook(lambda *_: self._step_begins()),
                 self.optimizer.register_step_post_hook(lambda *_: self._step_ends()),
             ]
-        return super().__enter__()  # type: ignore[no-any-return]
+        return super().__enter__()  # type: ignore[no-any-return, no-untyped-call]
 
     def __exit__(
         self,
@@ -123,7 +122,7 @@ class Ledger(TorchDispatchMode):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        super().__exit__(kind, error, trace)
+        super().__exit__(kind, error, trace)  # type: ignore[no-untyped-call]
         for hook in self._hooks:
             hook.remove()
         self._label(state_tensors(self.optimizer), OPTIMIZER_STATE)
@@ -176,12 +175,12 @@ class Ledger(TorchDispatchMode):
     def peak_instant(self) -> Peak:
         return self.timeline.peak(self.start)
 
-    def _book(self, tensor: Tensor, func: Callable[..., Any]) -> None:
+    def _book(self, tensor: Tensor, func: Any) -> None:
         """Book the tensor's storage as allocated by `func`, unless it is known."""
         storage = tensor.untyped_storage()
         key = storage._cdata
         if key not in self._live and tensor.device.type == self.device:
-            self._remember(storage, self.timeline.allocate(storage.nbytes(), str(func)))
+            self._remember(storage, self.timeline.allocate(storage.nbytes(), func._schema.name))
 
     def _meet(self, tensor: Tensor) -> None:
         """An operation's input that nobody has seen was there before: outside the books."""

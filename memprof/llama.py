@@ -33,7 +33,7 @@ class RMSNorm(nn.Module):
 
 def linear(n_in: int, n_out: int, dtype: torch.dtype, device: torch.device) -> nn.Linear:
     """A linear layer without bias, left uninitialised: `LlamaForCausalLM` initialises everything once."""
-    return nn.utils.skip_init(nn.Linear, n_in, n_out, bias=False, dtype=dtype, device=device)
+    return nn.Linear(n_in, n_out, bias=False, dtype=dtype, device="meta").to_empty(device=device)
 
 
 def rotary_tables(positions: int, head_dim: int, theta: float, dtype: torch.dtype, device: torch.device) -> Rotary:
@@ -99,9 +99,8 @@ class LlamaModel(nn.Module):
     def __init__(self, shape: LlamaShape, kernels: Kernels, dtype: torch.dtype, device: torch.device) -> None:
         super().__init__()
         self.config = shape
-        self.embed_tokens = nn.utils.skip_init(
-            nn.Embedding, shape.vocab_size, shape.hidden_size, dtype=dtype, device=device
-        )
+        embedding = nn.Embedding(shape.vocab_size, shape.hidden_size, dtype=dtype, device="meta")
+        self.embed_tokens = embedding.to_empty(device=device)
         layers = (DecoderLayer(shape, kernels, dtype, device) for _ in range(shape.num_hidden_layers))
         self.layers = nn.ModuleList(layers)
         self.norm = RMSNorm(shape.hidden_size, shape.rms_norm_eps, kernels, dtype, device)

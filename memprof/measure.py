@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from memprof.device import Device, resident_bytes
 from memprof.record import Measured
 from memprof.scenario import Scenario
@@ -27,6 +29,11 @@ def measure(scenario: Scenario, device: Device, steps: int = DEFAULT_STEPS) -> M
     return _measured(scenario, timing, ordinary, refresh, process, reserved, context)
 
 
+def _finite(value: float) -> float | None:
+    """A diverged loss is not a number, and JSON has none for it."""
+    return value if math.isfinite(value) else None
+
+
 def _minus(whole: int | None, part: int) -> int | None:
     return None if whole is None else whole - part
 
@@ -49,7 +56,8 @@ def _measured(
         optimizer_state=ordinary.after[OPTIMIZER_STATE],
         activation=ordinary.activation,
         extra=by_category[EXTRA],
-        extra_largest=ordinary.replayed.largest,
+        extra_largest=ordinary.replayed.extra_largest,
+        extra_by_maker=ordinary.replayed.extra_by_maker,
         peak=ordinary.peak,
         peak_phase=ordinary.replayed.phase,
         peak_by_category=by_category,
@@ -63,8 +71,8 @@ def _measured(
         tokens_per_second=speed.median * scenario.seq_len,
         step_seconds=timing.step_seconds(),
         joules_per_example=timing.joules_per_example,
-        loss_first=timing.losses[0],
-        loss_last=timing.losses[-1],
+        loss_first=_finite(timing.losses[0]),
+        loss_last=_finite(timing.losses[-1]),
     )
 
 

@@ -132,7 +132,7 @@ def setting(default: T, help: str, *, least: float | None = None, above: float |
     """A hyperparameter of a method: its default, one line of help and the values it may take."""
     bounds = {"least": least, "above": above, "most": most, "below": below}
     metadata = {"help": help, "choices": choices, "bounds": {k: v for k, v in bounds.items() if v is not None}}
-    return typing.cast(T, dataclasses.field(default=default, metadata=metadata))
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,6 +51,8 @@ class Trace(Memory):
     """By running the step on meta tensors under the ledger."""
 
     extra_largest: str = ""
+    extra_by_maker: dict[str, int] = field(default_factory=dict)
+    """bytes of `extra` by the operation that made them, largest first: a workspace has its name here"""
     reserved: int | None = None
 
 
@@ -68,6 +70,8 @@ class Measured(Memory):
     """By real steps on a device, seen by its allocator."""
 
     extra_largest: str = ""
+    extra_by_maker: dict[str, int] = field(default_factory=dict)
+    """bytes of `extra` by the operation that made them, largest first: a workspace has its name here"""
     reserved: int | None = None
     device: int | None = None
     """what the driver (NVML) or the operating system (resident set) says this process uses at most"""

@@ -7,6 +7,7 @@ when backward returns), so blocks are labelled afterwards and the peak is read l
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import accumulate
@@ -27,8 +28,13 @@ class Peak:
     nbytes: int
     phase: str
     by_category: dict[str, int]
-    largest: str
-    """what made the largest block that is `extra` at this instant, with its size; empty when none is"""
+    extra_by_maker: dict[str, int]
+    """what made the blocks that are `extra` at this instant, largest first"""
+
+    @property
+    def extra_largest(self) -> str:
+        """The biggest of them, with its bytes; empty when there is none."""
+        return next((f"{maker} ({nbytes} B)" for maker, nbytes in self.extra_by_maker.items()), "")
 
 
 @dataclass(slots=True)
@@ -99,10 +105,10 @@ class Timeline:
         """The first worst instant from event `start` up to (not with) event `stop`."""
         alive = self.bytes_alive()[:stop]
         if not alive:
-            return Peak(0, FORWARD, dict.fromkeys(CATEGORIES, 0), "")
+            return Peak(0, FORWARD, dict.fromkeys(CATEGORIES, 0), {})
         first = min(max(start - 1, 0), len(alive) - 1)
         end = max(range(first, len(alive)), key=lambda index: (alive[index], -index)) + 1
-        return Peak(alive[end - 1], self.phase_at(end - 1), self.totals(end), self._largest_extra(end))
+        return Peak(alive[end - 1], self.phase_at(end - 1), self.totals(end), self._extra_by_maker(end))
 
     def phase_at(self, event: int) -> str:
         started = [phase for begin, phase in self.phases if begin <= event]
@@ -119,9 +125,9 @@ class Timeline:
             return 0
         return self.nbytes[block] if event >= 0 else -self.nbytes[block]
 
-    def _largest_extra(self, end: int) -> str:
-        extra = [block for block in self.alive(end) if self.category[block] == EXTRA]
-        if not extra:
-            return ""
-        block = max(extra, key=self.nbytes.__getitem__)
-        return f"{self.maker[block]} ({self.nbytes[block]} B)"
+    def _extra_by_maker(self, end: int) -> dict[str, int]:
+        found: Counter[str] = Counter()
+        for block in self.alive(end):
+            if self.category[block] == EXTRA:
+                found[self.maker[block]] += self.nbytes[block]
+        return dict(found.most_common())

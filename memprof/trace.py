@@ -12,6 +12,7 @@ from memprof.scenario import Scenario
 from memprof.step import prepare, request_refresh, train_step
 from memprof.timeline import OPTIMIZER, OPTIMIZER_STATE, PARAM, REFRESH
 
+
 def trace(scenario: Scenario) -> Trace:
     """Run the scenario's step on meta tensors: once to create the state, once booked, once more with periodic work."""
     model, optimizer = prepare(scenario, torch.device("meta"))
@@ -41,7 +42,8 @@ def _read(ledger: Ledger, refresh_peak: int | None) -> Trace:
         optimizer_state=after[OPTIMIZER_STATE],
         activation=timeline.activation(),
         extra=peak.by_category["extra"],
-        extra_largest=peak.largest,
+        extra_largest=peak.extra_largest,
+        extra_by_maker=peak.extra_by_maker,
         peak=peak.nbytes,
         peak_phase=peak.phase,
         peak_by_category=peak.by_category,

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import sys
+from typing import Any
 
 
 def main() -> None:
@@ -17,7 +18,7 @@ def main() -> None:
     request = json.load(sys.stdin)
     try:
         measured = guarded_measure(scenario_from_dict(request["scenario"]), request["steps"])
-        answer = {"measured": dataclasses.asdict(measured)}
+        answer: dict[str, Any] = {"measured": dataclasses.asdict(measured)}
     except CellError as error:
         answer = {"status": error.status, "reason": str(error)}
     json.dump(answer, answer_to)

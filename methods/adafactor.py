@@ -9,8 +9,8 @@ Paper and code: the paper steps by alpha_t = max(eps2, RMS(W)) * rho_t, which is
 its own schedule of rho_t (relative_step) is left to a learning-rate scheduler. With beta1 the code averages updates
 that already carry the learning rate, so a schedule reaches old updates late; so does this one. Per weight,
 transformers makes fp32 copies of parameter and gradient, a full-size g^2 and a full-size update, and keeps RMS(W), a
-scalar it only looks at; here the fp32 update is the one full-size tensor, and below fp32 a copy of the parameter. torch.optim.Adafactor keeps its factors in
-the parameter's dtype and asks the host twice per weight.
+scalar it only looks at; here the fp32 update is the one full-size tensor, and below fp32 a copy of the parameter.
+torch.optim.Adafactor keeps its factors in the parameter's dtype and asks the host twice per weight.
 """
 
 from __future__ import annotations

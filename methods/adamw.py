@@ -93,6 +93,4 @@ class AdamW(Method):
 
     def formula(self, weight: Weight) -> Footprint:
         """exp_avg (out, in) + exp_avg_sq (out, in) in the parameter dtype + step () fp32."""
-        return Footprint(
-            param=weight.nbytes, grad=weight.nbytes, optimizer_state=2 * weight.nbytes + STEP_BYTES
-        )
+        return Footprint(param=weight.nbytes, grad=weight.nbytes, optimizer_state=2 * weight.nbytes + STEP_BYTES)

@@ -52,7 +52,13 @@ class Session:
 
     @classmethod
     def plan(
-        cls, *, models: Sequence[str], methods: Sequence[str] | None, measure: bool | None, device: str | None, **fields: Any
+        cls,
+        *,
+        models: Sequence[str],
+        methods: Sequence[str] | None,
+        measure: bool | None,
+        device: str | None,
+        **fields: Any,
     ) -> Self:
         chosen = choose_device(measure, device)
         return cls(plan(models, _methods(methods), device=chosen, **fields), chosen)

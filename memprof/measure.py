@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from memprof.device import Device, resident_bytes
 from memprof.record import Measured
 from memprof.scenario import Scenario
+from memprof.shapes import override
+from memprof.step import prepare, train_step
 from memprof.timeline import EXTRA, OPTIMIZER_STATE, PARAM
 from memprof.timing import Timing, time_steps
 from memprof.watch import StepSeen, watch_memory
 
 DEFAULT_STEPS = 10
+TINY = 8
 
 
 def measure(scenario: Scenario, device: Device, steps: int = DEFAULT_STEPS) -> Measured:
@@ -20,6 +24,7 @@ def measure(scenario: Scenario, device: Device, steps: int = DEFAULT_STEPS) -> M
     `device` and `reserved` are read after the timing pass, so that they hold no instrumentation. On a CPU the
     resident set is a high-water mark of the whole process: measure in a process of its own (the runner does).
     """
+    warm_up(scenario, device)
     resident = resident_bytes()
     timing = time_steps(scenario, device, steps)
     process, reserved = device.process_bytes(), device.reserved_peak()
@@ -27,6 +32,14 @@ def measure(scenario: Scenario, device: Device, steps: int = DEFAULT_STEPS) -> M
     ordinary, refresh = watch_memory(scenario, device)
     context = resident if reserved is None else _minus(process, reserved)
     return _measured(scenario, timing, ordinary, refresh, process, reserved, context)
+
+
+def warm_up(scenario: Scenario, device: Device) -> None:
+    """One step of a one-layer twin, so that what torch loads on first use is not taken for the model's."""
+    shape = override(scenario.shape, num_layers=1, vocab_size=TINY)
+    twin = replace(scenario, shape=shape, batch_size=1, seq_len=TINY, accumulation=1)
+    train_step(*prepare(twin, device.torch_device), twin)
+    device.reset()
 
 
 def _finite(value: float) -> float | None:

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.live import Live
 
 from memprof.record import Record
+from memprof.report.process import process_table
 from memprof.report.table import Comparison, render
 
 
@@ -18,6 +19,14 @@ def print_table(table: Comparison) -> None:
     if not console.is_terminal:
         console = Console(width=max(80, table.natural_width))
     console.print(table)
+
+
+def print_process(records: Sequence[Record], unit: str) -> None:
+    """What the measuring processes used, and the parts of it."""
+    table = process_table(records, unit)
+    if table is not None:
+        print(f"\nThe measuring process, {unit}", flush=True)
+        Console(width=None if Console().is_terminal else 120).print(table)
 
 
 def note(text: str) -> None:
@@ -52,7 +61,9 @@ class Progress:
             yield record
 
     def _table(self, done: list[Record]) -> Comparison:
-        return render(done, pending=self.names[len(done) :], **self.options)  # type: ignore[arg-type]
+        waiting = self.names[len(done) :]
+        note = f"Running {waiting[0]}, {len(done) + 1} of {len(self.names)}." if waiting else ""
+        return render(done, pending=waiting, note=note, **self.options)  # type: ignore[arg-type]
 
     def _line(self, count: int | None) -> None:
         """One line on stderr that overwrites itself; nothing where stderr is no terminal."""

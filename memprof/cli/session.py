@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from memprof.api import choose_device, environment, plan, run
 from memprof.catalogue import CORE, METHODS
-from memprof.cli.screen import Progress, note, print_table
+from memprof.cli.screen import Progress, note, print_process, print_table
 from memprof.errors import MemprofError
 from memprof.record import Record, document
 from memprof.report.table import render
@@ -96,8 +96,10 @@ class Session:
     def _show(records: list[Record], facts: Mapping[str, Any], view: View, live: bool) -> None:
         if view.json:
             print(document(records, facts))
-        elif not live:
+            return
+        if not live:
             print_table(render(records, **view.table_options))
+        print_process(records, view.unit)
 
 
 def _kept(records: Any, store: RunStore | None) -> Any:

@@ -233,6 +233,13 @@ def bound_rank(method: str, rank: int | None, weights: Iterable[Weight]) -> int:
     return rank
 
 
+def known_rank(method: str, rank: int | None) -> int:
+    """The rank of a bound method; an error where a formula is asked before the model is known."""
+    if rank is None:
+        raise MemprofError(f"{method}: the default rank depends on the model; call bind(weights) first, or set rank")
+    return rank
+
+
 def groups(items: Sequence[T], scratch: Callable[[T], int], limit: int) -> list[list[T]]:
     """Cut items, in order, into groups whose scratch together is at most `limit`; a larger one stands alone."""
     cut: list[list[T]] = []

@@ -54,7 +54,43 @@ def adamw_footprint(weight: Weight) -> Footprint:
     return Footprint(param=weight.nbytes, grad=weight.nbytes, optimizer_state=2 * weight.nbytes)
 
 
-class MatrixOptimizer(torch.optim.Optimizer):
+def with_grad(group: Group) -> list[Tensor]:
+    """The parameters of a group that have a gradient."""
+    return [p for p in group["params"] if p.grad is not None]
+
+
+class MethodOptimizer(torch.optim.Optimizer):
+    """The frame of every method's step: PyTorch's optional closure, then `update` without gradient tracking."""
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        self.update()
+        return loss
+
+    @abstractmethod
+    def update(self) -> None:
+        """Update every weight that has a gradient."""
+
+
+class Periodic:
+    """Periodic work on request. `request_refresh()` asks for it, `take_request()` in the next step answers."""
+
+    _refresh_requested = False
+
+    def request_refresh(self) -> None:
+        """Make the next step do the periodic work, whatever the schedule says."""
+        self._refresh_requested = True
+
+    def take_request(self) -> bool:
+        asked, self._refresh_requested = self._refresh_requested, False
+        return asked
+
+
+class MatrixOptimizer(Periodic, MethodOptimizer):
     """AdamW for embeddings, head and norms; a method's own update for attention and MLP matrices.
 
     Steps are counted from 0 in the parameter groups. A step refreshes when `is_due(step)` says so or when
@@ -68,30 +104,18 @@ class MatrixOptimizer(torch.optim.Optimizer):
         self.weight_of = {parameter: weight for weight, parameter in pairs}
         matrices = [parameter for weight, parameter in pairs if weight.is_matrix]
         others = [parameter for weight, parameter in pairs if not weight.is_matrix]
-        self._refresh_requested = False
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "step": 0}
         super().__init__([{"params": others, "matrices": False}, {"params": matrices, "matrices": True}], defaults)
 
-    def request_refresh(self) -> None:
-        """Make the next step do the periodic work, whatever the schedule says."""
-        self._refresh_requested = True
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+    def update(self) -> None:
+        asked = self.take_request()
         for group in self.param_groups:
-            params = [p for p in group["params"] if p.grad is not None]
+            params = with_grad(group)
             if not group["matrices"]:
                 self.update_others(params, group)
             elif params:
-                refresh = self._refresh_requested or self.is_due(group["step"])
-                self.update_matrices(params, group, refresh)
+                self.update_matrices(params, group, asked or self.is_due(group["step"]))
             group["step"] += 1
-        self._refresh_requested = False
-        return loss
 
     @abstractmethod
     def is_due(self, step: int) -> bool:

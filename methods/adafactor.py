@@ -15,7 +15,7 @@ torch.optim.Adafactor keeps its factors in the parameter's dtype and asks the ho
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from memprof.method import Footprint, Method, Weight, setting
+from memprof.optimizer import MethodOptimizer, with_grad
 
 FP32_BYTES = 4
 SCALARS = 2
@@ -57,24 +58,18 @@ def step_size(p: Tensor, lr: float, eps2: float, scale_parameter: bool) -> Tenso
     return norm.div_(p.numel() ** 0.5).clamp_(min=eps2).mul_(lr)
 
 
-class AdafactorOptimizer(torch.optim.Optimizer):
+class AdafactorOptimizer(MethodOptimizer):
     """Adafactor over parameters of any shape; its hyperparameters are the fields of `Adafactor`, all of them."""
 
     def __init__(self, params: Iterable[nn.Parameter], **hyperparameters: object) -> None:
         super().__init__(params, {**hyperparameters, "step": 0})
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+    def update(self) -> None:
         for group in self.param_groups:
-            params = [p for p in group["params"] if p.grad is not None]
+            params = with_grad(group)
             if params:
                 group["step"] += 1
                 self._update(params, group)
-        return loss
 
     def _update(self, params: list[Tensor], group: dict[str, Any]) -> None:
         states = [self._state(p, group["beta1"] is not None) for p in params]

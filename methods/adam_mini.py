@@ -15,7 +15,7 @@ mean of g^2 is a row norm squared, accumulated in fp32, and the update one addcd
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from memprof.method import Footprint, Method, Role, Weight, named_weights, setting
+from memprof.optimizer import MethodOptimizer, with_grad
 
 PER_HEAD = frozenset({Role.Q, Role.K})
 
@@ -62,7 +63,7 @@ def denominators(vmeans: list[Tensor], step: int, beta2: float, eps: float) -> l
     return list(roots)
 
 
-class AdamMiniOptimizer(torch.optim.Optimizer):
+class AdamMiniOptimizer(MethodOptimizer):
     """Adam-mini over a model's weights: a norm and an update per weight, all else in a handful of calls."""
 
     def __init__(
@@ -78,18 +79,12 @@ class AdamMiniOptimizer(torch.optim.Optimizer):
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "step": 0}
         super().__init__(list(self.blocks_of), defaults)
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+    def update(self) -> None:
         for group in self.param_groups:
-            params = [p for p in group["params"] if p.grad is not None]
+            params = with_grad(group)
             if params:
                 group["step"] += 1
                 self._update(params, group)
-        return loss
 
     def _update(self, params: list[Tensor], group: dict[str, Any]) -> None:
         beta1, beta2 = group["betas"]

@@ -5,7 +5,7 @@ Loshchilov and Hutter 2017, arXiv:1711.05101; it is torch.optim.AdamW(fused=True
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from memprof.method import Footprint, Method, Weight, setting
-from memprof.optimizer import fused_adamw_
+from memprof.optimizer import MethodOptimizer, fused_adamw_, with_grad
 
 STEP_BYTES = 4
 """torch keeps each tensor's step count as an fp32 scalar beside its moments"""
 
 
-class FusedAdamW(torch.optim.Optimizer):
+class FusedAdamW(MethodOptimizer):
     """torch.optim.AdamW(fused=True) that also accepts meta tensors. One kernel call a step, no temporaries."""
 
     def __init__(
@@ -33,19 +33,13 @@ class FusedAdamW(torch.optim.Optimizer):
     ) -> None:
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+    def update(self) -> None:
         for group in self.param_groups:
-            self.update(group, group["lr"])
-        return loss
+            self.update_group(group, group["lr"])
 
-    def update(self, group: dict[str, Any], lr: float) -> None:
-        """One AdamW update of a parameter group, at a learning rate that may differ from the group's own."""
-        params: list[Tensor] = [p for p in group["params"] if p.grad is not None]
+    def update_group(self, group: dict[str, Any], lr: float) -> None:
+        """One AdamW update of a group, at a learning rate that may differ from the group's own."""
+        params = with_grad(group)
         states = [self._state(p) for p in params]
         steps = [state["step"] for state in states]
         if params:

@@ -31,8 +31,7 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from memprof.errors import MemprofError
-from memprof.method import Footprint, Method, Weight, bound_rank, groups, named_weights, setting
+from memprof.method import Footprint, Method, Weight, bound_rank, groups, known_rank, named_weights, setting
 from memprof.optimizer import Group, MatrixOptimizer, adamw_footprint, fused_adamw_, step_tensor
 
 EIGH_ITEMSIZE = 4
@@ -124,7 +123,7 @@ class GaLoreOptimizer(MatrixOptimizer):
 
     def __init__(self, model: nn.Module, method: GaLore) -> None:
         super().__init__(model, lr=method.lr, betas=method.betas, eps=method.eps, weight_decay=method.weight_decay)
-        self.rank = needed_rank(method, method.rank)
+        self.rank = known_rank(method.name, method.rank)
         self.update_gap, self.scale = method.update_gap, method.scale
         self.scratch_limit = method.scratch_limit(self.weight_of.values())
 
@@ -196,12 +195,6 @@ def like_views(flat: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:
     return [piece.view(t.shape) for piece, t in zip(pieces, tensors, strict=True)]
 
 
-def needed_rank(method: Method, rank: int | None) -> int:
-    if rank is None:
-        raise MemprofError(f"{method.name}: the rank is not known yet; call bind(weights) or give a rank")
-    return rank
-
-
 @dataclass(frozen=True, slots=True)
 class GaLore(Method):
     """Low-rank gradients by projection on their top singular vectors, AdamW on them, full-rank weights."""
@@ -235,7 +228,7 @@ class GaLore(Method):
 
         Other weights: AdamW. A step's 4-byte step scalar is in neither transient.
         """
-        rank = needed_rank(self, self.rank)
+        rank = known_rank(self.name, self.rank)
         if not weight.is_matrix:
             return adamw_footprint(weight)
         bound_rank(self.name, rank, [weight])

@@ -21,24 +21,23 @@ before the update and spares norms, as in Adam-mini. What is not stated follows 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
-from memprof.method import Footprint, Method, Weight, bound_rank, groups, named_weights, setting
+from memprof.method import Footprint, Method, Weight, bound_rank, groups, known_rank, named_weights, setting
 from memprof.methods.adam_mini import as_blocks, denominators, num_blocks, update_vmeans_
 from memprof.methods.galore import (
     basis_shape,
     is_tall,
     low_rank_shape,
-    needed_rank,
     refresh_bytes,
     top_subspace,
 )
-from memprof.optimizer import Group
+from memprof.optimizer import Group, MethodOptimizer, Periodic, with_grad
 
 
 def update_low_rank_moment_(exp_avg: Tensor, grad_MN: Tensor, basis: Tensor, beta1: float) -> None:
@@ -60,7 +59,7 @@ def learned_gap(gap: int, cosines: Sequence[float], method: GaLoreMini) -> int:
     return int(gap * method.gamma) if full and sum(cosines) / len(cosines) >= method.cos_threshold else gap
 
 
-class GaLoreMiniOptimizer(torch.optim.Optimizer):
+class GaLoreMiniOptimizer(Periodic, MethodOptimizer):
     """GaLore-mini on attention and MLP matrices, Adam-mini on the rest, in the order of the model.
 
     state[p]: exp_avg and vmean of every weight; basis, gap and cosines of a matrix. Tensors are in the parameter's
@@ -70,34 +69,23 @@ class GaLoreMiniOptimizer(torch.optim.Optimizer):
     def __init__(self, model: nn.Module, method: GaLoreMini) -> None:
         self.weight_of: dict[Tensor, Weight] = {parameter: weight for weight, parameter in named_weights(model)}
         self.method = method
-        self.rank = needed_rank(method, method.rank)
+        self.rank = known_rank(method.name, method.rank)
         self.scratch_of = {p: method.formula(weight).transient for p, weight in self.weight_of.items()}
         self.scratch_limit = method.scratch_limit(self.weight_of.values())
-        self._refresh_requested = False
         defaults = {"lr": method.lr, "betas": method.betas, "eps": method.eps, "step": 0}
         super().__init__(list(self.weight_of), {**defaults, "weight_decay": method.weight_decay})
 
-    def request_refresh(self) -> None:
-        """Make the next step refresh every weight, whatever its gap says."""
-        self._refresh_requested = True
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+    def update(self) -> None:
+        asked = self.take_request()
         for group in self.param_groups:
-            params = [p for p in group["params"] if p.grad is not None]
+            params = with_grad(group)
             for p in params:  # before any scratch exists, so that the two never add up
-                self._prepare_state(p, group["step"])
+                self._prepare_state(p, group["step"], asked)
             for batch in groups(params, self.scratch_of.__getitem__, self.scratch_limit):
                 self._update_batch(batch, group)
             group["step"] += 1
-        self._refresh_requested = False
-        return loss
 
-    def _prepare_state(self, p: Tensor, step: int) -> None:
+    def _prepare_state(self, p: Tensor, step: int, asked: bool) -> None:
         """Make the state of a new weight; refresh a matrix that is due."""
         weight, state = self.weight_of[p], self.state[p]
         new = not state
@@ -107,7 +95,7 @@ class GaLoreMiniOptimizer(torch.optim.Optimizer):
             if weight.is_matrix:
                 state["basis"] = p.new_zeros(basis_shape(p.shape, self.rank))
                 state["gap"], state["cosines"] = self.method.update_gap, []
-        if weight.is_matrix and (new or self._refresh_requested or step % state["gap"] == 0):
+        if weight.is_matrix and (new or asked or step % state["gap"] == 0):
             self._refresh(p, compare=not new)
 
     def _refresh(self, p: Tensor, compare: bool) -> None:
@@ -206,7 +194,7 @@ class GaLoreMini(Method):
 
         Transient: denominators (B, 1), and for a matrix its divided factor (M, R). All in the parameter dtype.
         """
-        rank = needed_rank(self, self.rank)
+        rank = known_rank(self.name, self.rank)
         blocks = num_blocks(weight)
         if weight.is_matrix:
             bound_rank(self.name, rank, [weight])

@@ -27,9 +27,9 @@ from typing import ClassVar, Self
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from memprof.method import Footprint, Method, Weight, bound_rank, named_weights, replace_matrices, setting
+from memprof.method import Footprint, Method, Weight, bound_rank, known_rank, named_weights, replace_matrices, setting
 from memprof.methods.adamw import STEP_BYTES, AdamW, FusedAdamW
-from memprof.methods.low_rank import factor_bytes, factors, known_rank
+from memprof.methods.low_rank import factor_bytes, factors
 
 
 class LoRALinear(nn.Module):

@@ -26,8 +26,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from memprof.errors import MemprofError
-from memprof.method import Footprint, Method, Weight, bound_rank, named_weights, replace_matrices, setting
+from memprof.method import (
+    Footprint,
+    Method,
+    Weight,
+    bound_rank,
+    known_rank,
+    named_weights,
+    replace_matrices,
+    setting,
+)
 from memprof.methods.adamw import STEP_BYTES, AdamW, FusedAdamW
 
 
@@ -63,13 +71,6 @@ def factors(linear: nn.Linear, rank: int) -> tuple[nn.Linear, nn.Linear]:
 def factor_bytes(weight: Weight, rank: int) -> int:
     """A (R, N) + B (M, R), in the parameter dtype."""
     return rank * sum(weight.shape) * weight.itemsize
-
-
-def known_rank(method: str, rank: int | None) -> int:
-    """The rank of a bound method; an error where a formula is asked before the model is known."""
-    if rank is None:
-        raise MemprofError(f"{method}: the default rank depends on the model; call bind(weights) first, or set rank")
-    return rank
 
 
 class LowRankLinear(nn.Module):

@@ -26,17 +26,17 @@ What differs, and what to know:
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from memprof.method import Footprint, Weight, setting
+from memprof.method import Footprint, Weight, known_rank, setting
 from memprof.methods.adamw import FusedAdamW
 from memprof.methods.lora import LoRA, LoRALinear
-from memprof.methods.low_rank import known_rank
+from memprof.optimizer import Periodic
 
 MASK_BYTES = 1
 """one bool for each element of the moment that is being pruned"""
@@ -60,7 +60,7 @@ def restart_factor(since_merge: int, warmup: int) -> float:
     return min(1.0, since_merge / max(1, warmup))
 
 
-class ReLoRAOptimizer(FusedAdamW):
+class ReLoRAOptimizer(Periodic, FusedAdamW):
     """AdamW that merges and restarts after every `reset_every` updates, or after a step it was asked to."""
 
     def __init__(
@@ -81,32 +81,20 @@ class ReLoRAOptimizer(FusedAdamW):
         self.reset_every = reset_every
         self.restart_warmup = restart_warmup
         self.prune = prune
-        self._merge_requested = False
         # Host counters live in a parameter group, so that a state dict carries them; before the first merge: warm.
         self.param_groups[0].update(updates=0, since_merge=restart_warmup)
 
-    def request_refresh(self) -> None:
-        """Make the next step merge after its update, whatever the schedule says."""
-        self._merge_requested = True
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+    def update(self) -> None:
         counters = self.param_groups[0]
         counters["updates"] += 1
         counters["since_merge"] += 1
         factor = restart_factor(counters["since_merge"], self.restart_warmup)
         for group in self.param_groups:
-            self.update(group, group["lr"] * factor)
-        if self._merge_requested or counters["updates"] % self.reset_every == 0:
+            self.update_group(group, group["lr"] * factor)
+        if self.take_request() or counters["updates"] % self.reset_every == 0:
             for layer in self.layers:
                 self._restart(layer)
             counters["since_merge"] = 0
-        self._merge_requested = False
-        return loss
 
     def _restart(self, layer: LoRALinear) -> None:
         merge_(layer)

@@ -439,7 +439,7 @@ def test_a_rank_larger_than_a_side_names_the_weight() -> None:
 
 def test_formula_without_a_rank_says_so() -> None:
     weight, _ = named_weights(tiny(device="meta"))[1]
-    with pytest.raises(MemprofError, match="galore-mini: the rank is not known yet"):
+    with pytest.raises(MemprofError, match="galore-mini: the default rank depends on the model"):
         GaLoreMini().formula(weight)
 
 

@@ -11,7 +11,7 @@ RUNTIME := $(VENV)/.runtime
 TOOLS := $(VENV)/.tools
 REFERENCES := $(VENV)/.references
 
-.PHONY: demo test check slow reference clean
+.PHONY: demo test check budgets slow reference clean
 
 demo: $(RUNTIME)
 	$(BIN)/memprof compare --model 1b --rank 256
@@ -23,6 +23,9 @@ check: $(TOOLS)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+budgets: $(RUNTIME)
+	$(BIN)/memprof check
 
 slow: $(TOOLS)
 	$(BIN)/pytest $(PYTEST_ARGS) -m slow

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 
 from memprof.catalogue import CORE, get_method
-from memprof.device import get_device, has_cuda
-from memprof.errors import MemprofError
+from memprof.device import has_cuda
+from memprof.errors import MemprofError, UnsupportedError
 from memprof.kernels import get_kernels
 from memprof.measure import DEFAULT_STEPS
 from memprof.method import Method
 from memprof.model_config import read_config
 from memprof.record import Record
-from memprof.runner import DEFAULT_TIMEOUT, run_cell
+from memprof.runner import DEFAULT_TIMEOUT, describe_device, run_cell
 from memprof.scenario import DEVICE_CHOICES, ITEMSIZE, KERNEL_CHOICES, Scenario
 from memprof.shapes import LlamaShape, get_shape, override
 from memprof.step import TORCH_DTYPE
@@ -67,7 +67,7 @@ def plan(
     num_layers: int | None = None,
     **fields: Any,
 ) -> list[Scenario]:
-    """Every model with every method, checked before anything runs. `device` None: nothing is measured."""
+    """Every model with every method, once, checked before anything runs. `device` None: nothing is measured."""
     if dtype not in ITEMSIZE:
         raise MemprofError(f"unknown dtype {dtype!r}; choose from {', '.join(ITEMSIZE)}")
     chosen = choose_kernels(kernels, device, dtype)
@@ -80,7 +80,7 @@ def plan(
                 model=name, shape=shape, method=method, dtype=dtype, kernels=chosen, device=device, **fields
             )
             scenarios.append(scenario)
-    return scenarios
+    return list({scenario.id: scenario for scenario in scenarios}.values())
 
 
 def choose_kernels(kernels: str | None, device: str | None, dtype: str) -> str:
@@ -101,9 +101,9 @@ def choose_device(measure: bool | None, device: str | None) -> str | None:
         raise MemprofError(f"unknown device {device!r}; choose from {', '.join(DEVICE_CHOICES)}")
     if measure is False or (measure is None and device is None and not has_cuda()):
         return None
-    chosen = device or ("cuda" if has_cuda() else "cpu")
-    get_device(chosen)
-    return chosen
+    if device == "cuda" and not has_cuda():
+        raise UnsupportedError("--device cuda: torch sees no CUDA device here; use --device cpu or --no-measure")
+    return device or ("cuda" if has_cuda() else "cpu")
 
 
 def run(
@@ -146,4 +146,4 @@ def environment(device: str | None = None) -> Mapping[str, Any]:
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
     }
-    return facts | (get_device(device).describe() if device else {})
+    return facts | (describe_device(device) if device else {})

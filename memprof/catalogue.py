@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import typing
 
-from memprof.errors import MemprofError
+from memprof.errors import MemprofError, shown
 from memprof.method import Method, allowed, field_types, is_optional
 from memprof.methods.adafactor import Adafactor
 from memprof.methods.adam_mini import AdamMini
@@ -29,13 +29,13 @@ def get_method(spec: str | Method, **hyperparameters: object) -> Method:
         return dataclasses.replace(spec, **hyperparameters)
     name, _, text = spec.partition(":")
     if name not in METHODS:
-        raise MemprofError(f"unknown method {name!r}; choose from {', '.join(METHODS)}")
+        raise MemprofError(f"unknown method {shown(repr(name))}; choose from {', '.join(METHODS)}")
     method = METHODS[name]
     given = {**_parse_fields(method, text), **hyperparameters}
     known = [field.name for field in dataclasses.fields(method)]
     for field in given:
         if field not in known:
-            raise MemprofError(f"{name}: unknown field {field!r}; choose from {', '.join(known)}")
+            raise MemprofError(f"{name}: unknown field {shown(repr(field))}; choose from {', '.join(known)}")
     return method(**given)
 
 
@@ -47,13 +47,15 @@ def _parse_fields(method: type[Method], text: str) -> dict[str, object]:
         key, equals, value = part.partition("=")
         key = key.strip()
         if not equals:
-            raise MemprofError(f"{method.name}: {part!r} is not key=value; write {method.name}:{next(iter(hints))}=...")
+            first = next(iter(hints))
+            raise MemprofError(f"{method.name}: {shown(repr(part))} is not key=value; write {method.name}:{first}=...")
         if key not in specs:
-            raise MemprofError(f"{method.name}: unknown field {key!r}; choose from {', '.join(specs)}")
+            raise MemprofError(f"{method.name}: unknown field {shown(repr(key))}; choose from {', '.join(specs)}")
         try:
             fields[key] = _parse_value(value.strip(), hints[key])
         except ValueError:
-            raise MemprofError(f"{method.name}: {key}={value} does not fit; it must be {allowed(specs[key])}") from None
+            fact = f"{method.name}: {key}={shown(value)} does not fit"
+            raise MemprofError(f"{fact}; it must be {allowed(specs[key])}") from None
     return fields
 
 

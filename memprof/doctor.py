@@ -38,8 +38,8 @@ def _cuda() -> list[tuple[str, str]]:
             "this torch is built without CUDA" if torch.version.cuda is None else "torch finds no usable GPU or driver"
         )
         return [("CUDA", f"no: {why}")]
-    total = torch.cuda.get_device_properties(0).total_memory
-    return [("CUDA", f"{torch.cuda.get_device_name(0)}, {format_size(total)} GiB")]
+    device = CudaDevice()
+    return [("CUDA", f"{device.describe()['gpu']}, {format_size(device.total_bytes())} GiB")]
 
 
 def _nvml() -> list[tuple[str, str]]:

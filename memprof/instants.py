@@ -49,10 +49,10 @@ class Walk:
         if sum(self.alive.values()) > self.worst.nbytes:
             self.worst = Instant(name, self.phase, dict(self.alive))
 
-    def passing(self, name: str, extra: int) -> None:
-        """Scratch that is gone right after."""
-        self.at(name, extra=extra)
-        self.at(name, extra=-extra)
+    def passing(self, name: str, extra: int, grad: int = 0) -> None:
+        """Scratch that is gone right after, as is a gradient that comes again with its operation's others."""
+        self.at(name, grad=grad, extra=extra)
+        self.at(name, grad=-grad, extra=-extra)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,9 +130,11 @@ def _log_sum_exp(scenario: Scenario, kernels: Kernels) -> int:
 
 
 def _norm_scratch(scenario: Scenario, kernels: Kernels) -> int:
-    """fp32 tensors (N, C); in fp32 the gradient needs no copy and is one of them."""
-    tensors = kernels.norm_scratch - (kernels.norm_scratch > 0 and scenario.itemsize == FP32)
-    return tensors * scenario.tokens * scenario.shape.hidden_size * FP32
+    """fp32 tensors (N, C), less one in fp32 where the gradient needs no copy; and the mean of each token, (N, 1)."""
+    if not kernels.norm_scratch:
+        return 0
+    tensors = kernels.norm_scratch - (scenario.itemsize == FP32)
+    return (tensors * scenario.shape.hidden_size + 1) * scenario.tokens * FP32
 
 
 def activation_bytes(scenario: Scenario, layers: list[LayerCosts]) -> int:
@@ -161,7 +163,7 @@ class Backward:
         self.norm("model.norm", norm)
         for index in reversed(range(len(layers))):
             self.mlp(f"layer {index} mlp", layers[index])
-            self.attention(f"layer {index} attention", layers[index])
+            self.attention(f"layer {index} attention", layers[index], first=index == 0)
         self.embedding(embed, tied=head is None)
 
     def loss(self) -> None:
@@ -184,9 +186,15 @@ class Backward:
 
     def norm(self, name: str, cost: Footprint) -> None:
         s = self.sizes
-        self.walk.passing(f"{name} scratch", s.norm_scratch)
+        if s.norm_scratch:
+            self.scratch(name, cost.grad)
         self.gradients(name, cost.grad, s.hidden)
         self.walk.at(f"{name} freed", extra=-s.hidden, activation=-s.norm)
+
+    def scratch(self, name: str, weight: int) -> None:
+        """The backward of a norm made of plain operators, at its worst: the weight's gradient is there already."""
+        extra, grad = (weight, 0) if self.accumulating else (0, weight)
+        self.walk.passing(f"{name} scratch", self.sizes.norm_scratch + extra, grad)
 
     def mlp(self, name: str, costs: LayerCosts) -> None:
         s, at = self.sizes, self.walk.at
@@ -204,7 +212,7 @@ class Backward:
         self.norm(f"{name} norm", costs[Role.NORM])
         self.add(name)
 
-    def attention(self, name: str, costs: LayerCosts) -> None:
+    def attention(self, name: str, costs: LayerCosts, first: bool) -> None:
         s, at = self.sizes, self.walk.at
         self.linear(f"{name} o_proj", costs[Role.O], s.query)
         at(f"{name} kernel", extra=s.query + 2 * s.expanded)
@@ -219,6 +227,8 @@ class Backward:
         at(f"{name} k_proj freed", extra=-s.key)
         self.add(name)
         self.rotary(f"{name} q rotary", s.query)
+        if first:
+            at("rotary tables freed", activation=-s.rotary)
         self.linear(f"{name} q_proj", costs[Role.Q], s.hidden)
         at(f"{name} q_proj freed", extra=-s.query, activation=-s.hidden)
         self.add(name)
@@ -242,7 +252,6 @@ class Backward:
     def embedding(self, cost: Footprint, tied: bool) -> None:
         """The dense gradient of the embedding; under a tied head the head's gradient and their sum beside it."""
         s = self.sizes
-        self.walk.at("rotary tables freed", activation=-s.rotary)
         if tied:
             self.walk.at("embed_tokens gradient", extra=cost.grad)
             self.walk.at("embed_tokens input freed", extra=-s.hidden)

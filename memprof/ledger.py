@@ -2,7 +2,8 @@
 
 It watches torch's dispatcher, so it works on meta tensors (no memory at all) as on real ones, and follows storages,
 not tensors: views and ties count once. What no dispatcher sees, it cannot book: workspaces inside a kernel
-(cuBLAS, LAPACK), `resize_` of a storage it knows, `torch.frombuffer`.
+(cuBLAS, LAPACK), `resize_` of a storage it knows, `torch.frombuffer`. And while any dispatch mode is open, autograd
+adds two gradients of one tensor out of place, where it else may do so in place.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from memprof.remember import MetaKernels
 from memprof.timeline import BACKWARD, FORWARD, GRAD, OPTIMIZER, OPTIMIZER_STATE, OUTSIDE, PARAM, Peak, Timeline
 
 _LEAVES = (str, bytes, int, float, type, types.ModuleType, types.FunctionType, nn.Module)
@@ -83,14 +85,19 @@ class Ledger(TorchDispatchMode):
 
     Unless `mark` names the phases, they come from the run itself: backward is when autograd runs, optimizer when
     the optimizer's step does, forward everything else. `step_phase` renames the optimizer's phase, so that a step
-    with periodic work can be told apart.
+    with periodic work can be told apart. `kernels` spares meta kernels that were asked the same before.
     """
 
     def __init__(
-        self, model: nn.Module, optimizer: torch.optim.Optimizer | None = None, step_phase: str = OPTIMIZER
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer | None = None,
+        step_phase: str = OPTIMIZER,
+        kernels: MetaKernels | None = None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.step_phase = step_phase
+        self.kernels = kernels
         self.timeline = Timeline()
         self.model = model
         self.optimizer = optimizer
@@ -132,16 +139,22 @@ class Ledger(TorchDispatchMode):
         self.timeline.label_activations()
         self._live = {}
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Never compiled, so torch need not wrap each call in a guard against that."""
+        return False
+
     def __torch_dispatch__(
         self, func: Callable[..., Any], kinds: Iterable[type], args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         if not self._marked:
             self._notice_phase()
-        for arg in args:
+        for arg in () if func is torch.ops.aten.lift_fresh.default else args:  # torch.tensor() makes that input unseen
             for part in arg if isinstance(arg, list | tuple) else (arg,):
                 if isinstance(part, Tensor):
                     self._meet(part)
-        out = func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs) if self.kernels is None else self.kernels.run(func, args, kwargs)
         for part in out if isinstance(out, list | tuple) else (out,):
             if isinstance(part, Tensor):
                 self._book(part, func)

@@ -15,6 +15,8 @@ from memprof.timing import Timing, time_steps
 from memprof.watch import StepSeen, watch_memory
 
 DEFAULT_STEPS = 10
+ROUNDING = "block rounding"
+"""a GPU's allocator hands out whole blocks; tensors ask for less"""
 TINY = 8
 
 
@@ -62,6 +64,7 @@ def _measured(
 ) -> Measured:
     rounding = ordinary.peak - ordinary.replayed.nbytes
     by_category = ordinary.replayed.by_category | {EXTRA: ordinary.replayed.by_category[EXTRA] + rounding}
+    makers = ordinary.replayed.extra_by_maker | ({ROUNDING: rounding} if rounding else {})
     speed = timing.examples_per_second(scenario)
     return Measured(
         param=ordinary.after[PARAM],
@@ -70,7 +73,7 @@ def _measured(
         activation=ordinary.activation,
         extra=by_category[EXTRA],
         extra_largest=ordinary.replayed.extra_largest,
-        extra_by_maker=ordinary.replayed.extra_by_maker,
+        extra_by_maker=makers,
         peak=ordinary.peak,
         peak_phase=ordinary.replayed.phase,
         peak_by_category=by_category,

@@ -17,6 +17,8 @@ SCHEMA_VERSION = 1
 STATUSES = ("ok", "oom", "crashed", "timeout", "skipped", "unsupported", "interrupted")
 COMPARED = ("param", "grad", "optimizer_state", "activation", "peak")
 """the keys over which formula and trace are held together"""
+PARTS = ("param", "grad", "optimizer_state", "activation", "extra")
+"""the keys of `peak_by_category`"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,6 +138,11 @@ class Record:
             }
             if data["status"] not in STATUSES or not isinstance(data["scenario"], dict):
                 raise ValueError(f"status {data['status']!r}")
+            texts = [data["id"], *(data["scenario"][key] for key in ("model", "method")), *data["flags"]]
+            if not all(isinstance(text, str) for text in texts) or isinstance(data["flags"], str):
+                raise ValueError("id, model, method and flags must be text")
+            if not isinstance(data["reason"], str | None):
+                raise ValueError("the reason must be text or null")
             plain = {key: data[key] for key in ("id", "scenario", "status", "reason")}
             return cls(**plain, flags=tuple(data["flags"]), **witnesses)
         except (KeyError, TypeError, ValueError) as error:
@@ -159,14 +166,27 @@ def _witness(kind: type[Any], data: Mapping[str, Any] | None) -> Any:
     if values.get("examples_per_second") is not None:
         values["examples_per_second"] = Interval(**values["examples_per_second"])
     for name in ("param", "grad", "optimizer_state", "activation", "extra", "peak", "steady"):
-        if isinstance(values[name], bool) or not isinstance(values[name], int):
+        if not _is_size(values[name]):
             raise ValueError(f"{name} must be an integer of bytes")
+    if values.get("refresh_peak") is not None and not _is_size(values["refresh_peak"]):
+        raise ValueError("refresh_peak must be an integer of bytes or null")
+    parts = values["peak_by_category"]
+    if not isinstance(parts, dict) or set(parts) != set(PARTS) or not all(map(_is_size, parts.values())):
+        raise ValueError(f"peak_by_category must give bytes for {', '.join(PARTS)}")
+    if not isinstance(values["peak_phase"], str):
+        raise ValueError("peak_phase must be text")
     return kind(**values)
 
 
-def measured_from_dict(data: Mapping[str, Any]) -> Measured:
+def _is_size(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def measured_from_dict(data: Mapping[str, Any] | None) -> Measured:
     """A measurement from JSON, checked against the schema."""
     try:
+        if data is None:
+            raise ValueError("there is none")
         return cast(Measured, _witness(Measured, data))
     except (KeyError, TypeError, ValueError) as error:
         raise MemprofError(f"not a measurement of schema {SCHEMA_VERSION}: {error!r}") from None

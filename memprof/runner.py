@@ -17,16 +17,17 @@ from typing import Any, BinaryIO
 
 from memprof.catalogue import METHODS, get_method
 from memprof.device import get_device
-from memprof.errors import MemprofError
+from memprof.errors import MemprofError, UnsupportedError
 from memprof.formula import formula
 from memprof.measure import DEFAULT_STEPS, measure
-from memprof.record import Measured, Record, measured_from_dict
+from memprof.record import STATUSES, Measured, Record, measured_from_dict
 from memprof.scenario import Scenario
 from memprof.shapes import LlamaShape
 from memprof.trace import trace
 
 DEFAULT_TIMEOUT = 1_800.0
 """seconds one measured cell may take"""
+DESCRIBE_TIMEOUT = 120.0
 MAX_ANSWER = 2**20
 """bytes of a child's answer; a real one has about 2,000"""
 MAX_REASON = 300
@@ -89,30 +90,47 @@ def guarded_measure(scenario: Scenario, steps: int) -> Measured:
     except RuntimeError as error:
         status = "oom" if "can't allocate memory" in str(error) else "crashed"
         raise CellError(status, one_line(str(error))) from None
+    except UnsupportedError as error:
+        raise CellError("unsupported", one_line(str(error))) from None
+    except MemprofError:
+        raise
+    except Exception as error:
+        raise CellError("crashed", one_line(f"{type(error).__name__}: {error}")) from None
 
 
 def measure_in_child(scenario: Scenario, steps: int, timeout: float) -> Measured:
     """Measure in a fresh Python process; its crash, hang or rubbish is this cell's status and nothing more."""
-    request = json.dumps({"scenario": scenario.to_dict(), "steps": steps}).encode()
+    return read_answer(*_ask_child({"scenario": scenario.to_dict(), "steps": steps}, timeout))
+
+
+def describe_device(kind: str) -> dict[str, Any]:
+    """What the device is called, asked in a child: here, the question alone would set up a context on a GPU."""
+    answer, code, last_words = _ask_child({"describe": kind}, DESCRIBE_TIMEOUT)
+    try:
+        return dict(json.loads(answer)["described"])
+    except (ValueError, KeyError, TypeError):
+        raise UnsupportedError(one_line(f"device {kind} does not answer (exit {code}): {last_words}")) from None
+
+
+def _ask_child(request: Mapping[str, Any], timeout: float) -> tuple[bytes, int, str]:
+    """A worker's answer to one request, its exit code and the last line it said on standard error."""
     root = str(Path(__file__).resolve().parent.parent)
     path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
     with tempfile.TemporaryFile() as errors:
-        command = [sys.executable, "-m", "memprof.worker"]
-        child = subprocess.Popen(
-            command,
+        with subprocess.Popen(
+            [sys.executable, "-m", "memprof.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,
             env=os.environ | {"PYTHONPATH": path},
-        )
-        try:
-            answer, _ = child.communicate(request, timeout=timeout)
-        except subprocess.TimeoutExpired:
-            raise CellError("timeout", f"no answer within {timeout:g} s; give it longer with --timeout") from None
-        finally:
-            child.kill()
-            child.wait()
-        return read_answer(answer, child.returncode, _tail(errors))
+        ) as child:
+            try:
+                answer, _ = child.communicate(json.dumps(request).encode(), timeout=timeout)
+            except subprocess.TimeoutExpired:
+                raise CellError("timeout", f"no answer within {timeout:g} s; give it longer with --timeout") from None
+            finally:
+                child.kill()
+        return answer, child.returncode, _tail(errors)
 
 
 def _tail(errors: BinaryIO) -> str:
@@ -128,14 +146,16 @@ def read_answer(answer: bytes, code: int, last_words: str) -> Measured:
         status = "oom" if code == -9 else "crashed"
         why = "killed, as the system does when memory runs out" if code == -9 else f"died of signal {-code}"
         raise CellError(status, f"the measuring process was {why}" if code == -9 else f"the measuring process {why}")
-    if code != 0 or len(answer) > MAX_ANSWER:
+    if code != 0:
         raise CellError("crashed", one_line(f"the measuring process failed (exit {code}): {last_words}"))
     try:
+        if len(answer) > MAX_ANSWER:
+            raise ValueError("too long")
         data = json.loads(answer)
-        if "status" in data:
-            raise CellError(str(data["status"]), one_line(str(data["reason"])))
+        if data.get("status") in STATUSES[1:]:
+            raise CellError(data["status"], one_line(str(data["reason"])))
         return measured_from_dict(data["measured"])
-    except (ValueError, KeyError, TypeError, MemprofError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, MemprofError):
         raise CellError("crashed", "the measuring process gave no usable answer") from None
 
 

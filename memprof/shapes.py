@@ -7,7 +7,7 @@ llama2, llama3 and later are Hugging Face's published configs. The papers' vocab
 
 from dataclasses import asdict, dataclass, fields, replace
 
-from memprof.errors import MemprofError
+from memprof.errors import MemprofError, shown
 from memprof.method import Role, Weight
 
 BOUNDS = {
@@ -142,7 +142,8 @@ SHAPES: dict[str, LlamaShape] = {
 def get_shape(name: str, **overrides: object) -> LlamaShape:
     """A named shape, with fields overridden (`num_layers` is short for `num_hidden_layers`)."""
     if name not in SHAPES:
-        raise MemprofError(f"unknown model {name!r}; choose from {', '.join(SHAPES)}, or give a path to a config.json")
+        names = ", ".join(SHAPES)
+        raise MemprofError(f"unknown model {shown(repr(name))}; choose from {names}, or give a path to a config.json")
     return override(SHAPES[name], **overrides)
 
 

@@ -174,6 +174,8 @@ def _is_header(place: str, value: Any) -> bool:
         return False
     if value["schema_version"] != SCHEMA_VERSION:
         raise MemprofError(f"{place}: schema {value['schema_version']!r}; this memprof reads schema {SCHEMA_VERSION}")
+    if not isinstance(value.get("environment"), dict | None):
+        raise MemprofError(f"{place}: the environment is not a table of facts")
     return True
 
 

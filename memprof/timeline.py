@@ -70,13 +70,16 @@ class Timeline:
                 self.category[block] = category
 
     def label_activations(self) -> None:
-        """What is alive when a forward ends and belongs to nobody else was kept for backward."""
-        for end in self.forward_ends():
-            self.label(self.alive(end), ACTIVATION)
+        """What a forward made and left alive, and belongs to nobody else, was kept for backward.
+
+        What was there before it belongs to nobody: a workspace that a library keeps.
+        """
+        for begin, end in self.forwards():
+            self.label(set(self.alive(end)) - set(self.alive(begin)), ACTIVATION)
 
     def activation(self, before: int | None = None) -> int:
         """Bytes of activations at the end of the last forward (before an event); 0 where no backward followed one."""
-        ends = [end for end in self.forward_ends() if before is None or end <= before]
+        ends = [end for _, end in self.forwards() if before is None or end <= before]
         return self.totals(ends[-1])[ACTIVATION] if ends else 0
 
     def alive(self, end: int | None = None) -> list[int]:
@@ -114,10 +117,10 @@ class Timeline:
         started = [phase for begin, phase in self.phases if begin <= event]
         return started[-1] if started else FORWARD
 
-    def forward_ends(self) -> list[int]:
-        """The events at which a forward gave way to its backward."""
+    def forwards(self) -> list[tuple[int, int]]:
+        """The events at which a forward began and at which it gave way to its backward."""
         borders = zip(self.phases, self.phases[1:], strict=False)
-        return [end for (_, before), (end, after) in borders if (before, after) == (FORWARD, BACKWARD)]
+        return [(begin, end) for (begin, before), (end, after) in borders if (before, after) == (FORWARD, BACKWARD)]
 
     def _signed(self, event: int) -> int:
         block = event if event >= 0 else ~event

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 
 from memprof.formula import has_periodic_work
 from memprof.ledger import Ledger
 from memprof.llama import LlamaForCausalLM
 from memprof.record import Trace
+from memprof.remember import MetaKernels, Remembering
 from memprof.scenario import Scenario
 from memprof.step import prepare, request_refresh, train_step
 from memprof.timeline import OPTIMIZER, OPTIMIZER_STATE, PARAM, REFRESH
@@ -15,20 +20,43 @@ from memprof.timeline import OPTIMIZER, OPTIMIZER_STATE, PARAM, REFRESH
 
 def trace(scenario: Scenario) -> Trace:
     """Run the scenario's step on meta tensors: once to create the state, once booked, once more with periodic work."""
-    model, optimizer = prepare(scenario, torch.device("meta"))
-    train_step(model, optimizer, scenario)
-    ledger = booked_step(model, optimizer, scenario, OPTIMIZER)
+    with _collector_paused():
+        return _trace(scenario)
+
+
+@contextmanager
+def _collector_paused() -> Iterator[None]:
+    """Tensors die by reference count; walking torch's million objects meanwhile would cost more than the step."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+def _trace(scenario: Scenario) -> Trace:
+    kernels = MetaKernels()
+    with Remembering(kernels):
+        model, optimizer = prepare(scenario, torch.device("meta"))
+        train_step(model, optimizer, scenario)
+    ledger = booked_step(model, optimizer, scenario, OPTIMIZER, kernels)
     refresh_peak = None
     if has_periodic_work(scenario.method):
         request_refresh(optimizer)
-        refresh_peak = booked_step(model, optimizer, scenario, REFRESH).peak
+        refresh_peak = booked_step(model, optimizer, scenario, REFRESH, kernels).peak
     return _read(ledger, refresh_peak)
 
 
 def booked_step(
-    model: LlamaForCausalLM, optimizer: torch.optim.Optimizer, scenario: Scenario, step_phase: str
+    model: LlamaForCausalLM,
+    optimizer: torch.optim.Optimizer,
+    scenario: Scenario,
+    step_phase: str,
+    kernels: MetaKernels | None = None,
 ) -> Ledger:
-    with Ledger(model, optimizer, step_phase) as ledger:
+    with Ledger(model, optimizer, step_phase, kernels) as ledger:
         train_step(model, optimizer, scenario, ledger.mark)
     return ledger
 

@@ -17,9 +17,11 @@ from memprof.formula import has_periodic_work
 from memprof.ledger import grad_tensors, param_tensors, state_tensors
 from memprof.scenario import Scenario
 from memprof.step import prepare, request_refresh, train_step
-from memprof.timeline import GRAD, OPTIMIZER, OPTIMIZER_STATE, PARAM, REFRESH, Peak, Timeline
+from memprof.timeline import EXTRA, GRAD, OPTIMIZER, OPTIMIZER_STATE, PARAM, REFRESH, Peak, Timeline
 
 END = "end"
+KEPT = "kept between steps"
+"""the maker of what is alive when a step begins and belongs to nobody: on a GPU, cuBLAS's workspaces"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +115,9 @@ def replay(recording: Recording, marks: list[Mark]) -> tuple[Timeline, list[int]
         for category, addresses in marks[event].addresses.items():
             timeline.label([live[address] for address in addresses if address in live], category)
     timeline.label_activations()
+    for block in timeline.alive(positions[0]) if positions else ():
+        if timeline.category[block] == EXTRA:
+            timeline.maker[block] = KEPT
     return timeline, positions
 
 

@@ -13,16 +13,22 @@ def main() -> None:
     """Answer one request. Whatever libraries print goes to standard error, so that the answer stands alone."""
     answer_to = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
+    with answer_to:
+        json.dump(answer(json.load(sys.stdin)), answer_to)
+
+
+def answer(request: dict[str, Any]) -> dict[str, Any]:
+    """What a device is, or what a scenario costs on it."""
+    from memprof.device import get_device
     from memprof.runner import CellError, guarded_measure, scenario_from_dict
 
-    request = json.load(sys.stdin)
+    if "describe" in request:
+        return {"described": get_device(request["describe"]).describe()}
     try:
         measured = guarded_measure(scenario_from_dict(request["scenario"]), request["steps"])
-        answer: dict[str, Any] = {"measured": dataclasses.asdict(measured)}
+        return {"measured": dataclasses.asdict(measured)}
     except CellError as error:
-        answer = {"status": error.status, "reason": str(error)}
-    json.dump(answer, answer_to)
-    answer_to.close()
+        return {"status": error.status, "reason": str(error)}
 
 
 if __name__ == "__main__":

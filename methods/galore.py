@@ -201,6 +201,7 @@ class GaLore(Method):
 
     name: ClassVar[str] = "galore"
     paper: ClassVar[str] = "arXiv:2403.03507"
+    uncounted: ClassVar[int] = 4  # the step scalar that the fused kernel reads
 
     rank: int | None = setting(None, "rank of the subspace; a quarter of the smallest side, at most 256", least=1)
     update_gap: int = setting(200, "steps from one subspace to the next (the authors' command line: 50)", least=1)

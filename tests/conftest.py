@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
 
 import hypothesis
 import pytest
 import torch
+
+from memprof.device import CpuDevice, Recording
+
+pytest_plugins = ["pytester"]
 
 hypothesis.settings.register_profile("memprof", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("memprof")
@@ -26,3 +34,72 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("gpu"):
             item.add_marker(pytest.mark.skip(reason="no NVIDIA GPU here"))
+
+
+@dataclass
+class FakeDevice:
+    """Hardware by script. The clock moves only when it is read, by the next of `ticks`; figures are what it is told.
+
+    Steps run for real on the processor and its allocator's events are recorded.
+    """
+
+    kind: str = "cpu"
+    ticks: list[float] = field(default_factory=list)
+    """seconds from one reading of the clock to the next; one second when they run out"""
+    energy: list[float] = field(default_factory=list)
+    """readings of the energy counter; none when they run out"""
+    process: int | None = None
+    reserved: int | None = None
+    allocated: int | None = None
+    calls: list[str] = field(default_factory=list)
+    """what was asked of it, in order"""
+    clock: float = 0.0
+    torch_device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    def describe(self) -> dict[str, str | None]:
+        return {"device": self.kind}
+
+    def synchronize(self) -> None:
+        self.calls.append("synchronize")
+
+    def now(self) -> float:
+        self.calls.append("now")
+        instant = self.clock
+        self.clock += self.ticks.pop(0) if self.ticks else 1.0
+        return instant
+
+    def seconds(self, start: float, end: float) -> float:
+        self.calls.append("seconds")
+        return end - start
+
+    @contextmanager
+    def record(self) -> Iterator[Recording]:
+        with CpuDevice().record() as recording:
+            yield recording
+
+    def reset(self) -> None:
+        self.calls.append("reset")
+
+    def allocated_peak(self) -> int | None:
+        return self.allocated
+
+    def reset_peak(self) -> None:
+        self.calls.append("reset_peak")
+
+    def reserved_peak(self) -> int | None:
+        return self.reserved
+
+    def process_bytes(self) -> int | None:
+        return self.process
+
+    def joules(self) -> float | None:
+        self.calls.append("joules")
+        return self.energy.pop(0) if self.energy else None
+
+    def others(self) -> int | None:
+        return None
+
+
+@pytest.fixture
+def fake_device() -> Callable[..., Any]:
+    return FakeDevice

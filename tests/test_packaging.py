@@ -17,7 +17,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
     frozenset(layer.split())
     for layer in (
         "errors",
-        "units record method timeline",
+        "units record difference method timeline",
         "shapes",
         "scenario model_config",
         "optimizer",
@@ -25,12 +25,13 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "catalogue",
         "kernels",
         "llama",
-        "ledger allocator device",
+        "remember ledger allocator device",
         "step",
         "instants formula trace watch timing measure",
         "runner worker",
-        "report store budget diff papers",
+        "report store diff papers pytest_plugin",
         "api doctor",
+        "budget",
         "memprof",  # memprof/__init__.py, the public API
         "cli __main__",
     )
@@ -39,7 +40,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
 HEIGHT = {name: level for level, layer in enumerate(LAYERS) for name in layer}
 
 WITHOUT_TORCH = ("errors", "units", "record", "method", "timeline", "shapes", "scenario", "model_config")
-REPORT_READS = {"errors", "units", "record", "timeline", "report"}  # timeline for the names of categories
+REPORT_READS = {"errors", "units", "record", "difference", "timeline", "report"}  # timeline for the names of categories
 
 
 def modules() -> dict[str, Path]:

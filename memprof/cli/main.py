@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import signal
 import sys
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
+from memprof.cli.check import check
 from memprof.cli.compare import compare
+from memprof.cli.diff import diff
 from memprof.cli.doctor import doctor
 from memprof.cli.methods import methods
 from memprof.cli.models import models
 from memprof.errors import MemprofError
 
+USAGE = 2
 INTERRUPTED = 130
 
 app = typer.Typer(
@@ -23,6 +27,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(compare)
+app.command()(check)
+app.command()(diff)
 app.command()(methods)
 app.command()(models)
 app.command()(doctor)
@@ -48,13 +54,39 @@ def root(
     """What a way of training a LLaMA costs in memory and speed, and why."""
 
 
+class Interrupted(BaseException):
+    """Ctrl-C or a termination. A kind of our own, since typer makes what it likes of KeyboardInterrupt."""
+
+
+def _interrupt(*_: object) -> NoReturn:
+    raise Interrupted
+
+
 def main() -> None:
-    """Run the command line; a `MemprofError` becomes its line on stderr and its exit code."""
+    """Run the command line; whatever a user can cause becomes one line on stderr and an exit code."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
     try:
-        app()
+        code = app(standalone_mode=False)
+    except (Interrupted, KeyboardInterrupt):
+        _fail("interrupted; with -o what had finished is kept, and --resume goes on", INTERRUPTED)
     except MemprofError as error:
-        print(f"memprof: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        print("memprof: interrupted", file=sys.stderr)
-        sys.exit(INTERRUPTED)
+        _fail(str(error), error.exit_code)
+    except Exception as error:
+        _fail_usage(error)
+    sys.exit(code or 0)
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    print(f"memprof: {message}", file=sys.stderr)
+    sys.exit(code)
+
+
+def _fail_usage(error: Exception) -> NoReturn:
+    """A mistake in the options, which typer (or click, under an older typer) found; anything else is a bug of ours."""
+    if not hasattr(error, "format_message"):
+        raise error
+    message = " ".join(str(error.format_message()).split())
+    if not message:  # no arguments at all: the help was printed
+        sys.exit(USAGE)
+    _fail(f"{message.rstrip('.')}; memprof --help and memprof COMMAND --help say what there is", USAGE)

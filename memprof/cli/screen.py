@@ -9,11 +9,12 @@ from rich.console import Console
 from rich.live import Live
 
 from memprof.record import Record
+from memprof.report.diff import DifferenceTable
 from memprof.report.process import process_table
 from memprof.report.table import Comparison, render
 
 
-def print_table(table: Comparison) -> None:
+def print_table(table: Comparison | DifferenceTable) -> None:
     """Fitted to a terminal; as wide as it needs to be in a file or a pipe."""
     console = Console()
     if not console.is_terminal:

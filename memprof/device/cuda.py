@@ -17,6 +17,8 @@ from memprof.device.nvml import Nvml
 from memprof.errors import UnsupportedError
 
 CUDA_HISTORY_ENTRIES = 5_000_000
+UNNAMED = "unnamed"
+"""the maker of every block: CUDA's history names none unless it records stacks"""
 
 
 class CudaDevice:
@@ -39,6 +41,10 @@ class CudaDevice:
             "allocator": torch.cuda.get_allocator_backend(),
         }
 
+    def total_bytes(self) -> int:
+        """Memory that the GPU has."""
+        return int(torch.cuda.get_device_properties(self.torch_device).total_memory)
+
     def synchronize(self) -> None:
         torch.cuda.synchronize(self.torch_device)
 
@@ -59,7 +65,13 @@ class CudaDevice:
         torch.cuda.memory._record_memory_history("all", context=None, max_entries=CUDA_HISTORY_ENTRIES)
         try:
             yield recording
-            recording.events = history_events(self._history(), marks)
+            history = self._history()
+            if len(history) >= CUDA_HISTORY_ENTRIES:
+                raise UnsupportedError(
+                    f"three steps make more than the {CUDA_HISTORY_ENTRIES} allocator events that are kept; "
+                    "measure a smaller model or fewer micro-batches"
+                )
+            recording.events = history_events(history, marks)
         finally:
             torch.cuda.memory._record_memory_history(None)
 
@@ -101,7 +113,7 @@ def history_events(history: list[dict[str, Any]], marks: list[int]) -> list[Allo
         while pending and pending[0][1] <= index:
             events.append(pending.pop(0)[0])
         if entry["action"] == "alloc":
-            events.append(Allocation(entry["addr"], entry["size"]))
+            events.append(Allocation(entry["addr"], entry["size"], UNNAMED))
         elif entry["action"] == "free_completed":
             events.append(Allocation(entry["addr"], -entry["size"]))
     return events + [mark for mark, _ in pending]

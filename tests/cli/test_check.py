@@ -1,0 +1,266 @@
+"""`memprof check` as a user and a CI server meet it: exit codes, streams, files, and a regression that is caught."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+import torch
+from torch import nn
+
+import memprof.api
+from memprof import catalogue
+from memprof.budget.baseline import read_baseline
+from memprof.budget.config import Budget, read_budgets
+from memprof.methods.adamw import AdamW
+from memprof.record import Record
+from memprof.runner import run_cell
+from memprof.scenario import Scenario
+
+Main = Callable[..., Any]
+ROOT = Path(__file__).parents[2]
+DEFAULTS = '[defaults]\nmodel = "9m"\nnum_layers = 1\nvocab_size = 64\nbatch_size = 1\nseq_len = 8\n'
+BUDGET = '[[budget]]  # ours\nname = "small"\n'
+PASSING = f'{DEFAULTS}{BUDGET}peak = "1 GiB"\n'
+FAILING = f'{DEFAULTS}{BUDGET}peak = "1 KiB"  # tight\n'
+RELATIVE = f'{DEFAULTS}{BUDGET}max_increase = "0%"\n'
+
+
+@dataclass(frozen=True, slots=True)
+class ForeachAdamW(AdamW):
+    """A temporary for every weight at once, where the fused kernel has none."""
+
+    def prepare(self, model: nn.Module) -> torch.optim.Optimizer:  # type: ignore[override]
+        return torch.optim.AdamW(model.parameters(), self.lr, self.betas, self.eps, self.weight_decay, foreach=True)
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder, and no CI server."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("GITHUB_ACTIONS", "GITHUB_STEP_SUMMARY", "GITHUB_WORKSPACE"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path
+
+
+def write(text: str, name: str = "memprof.toml") -> Path:
+    Path(name).write_text(text)
+    return Path(name)
+
+
+def test_a_budget_that_holds(memprof_main: Main) -> None:
+    write(PASSING)
+    done = memprof_main("check")
+    assert (done.code, done.err) == (0, "")
+    assert "small" in done.out and done.out.endswith("memprof.toml, by trace: 1 pass\n")
+
+
+def test_a_budget_that_fails(memprof_main: Main) -> None:
+    write(FAILING)
+    done = memprof_main("check")
+    assert (done.code, done.err) == (1, "")
+    assert "small: peak is" in done.out and "over the limit of 1 KiB" in done.out
+    assert "  at the peak, in " in done.out and "optimizer_state" in done.out
+    assert done.out.endswith("  if this is meant, edit peak at memprof.toml:9\n")
+
+
+@pytest.mark.parametrize(
+    "text, code, said",
+    [
+        (None, 5, "no budgets here; write memprof.toml, or [tool.memprof] in pyproject.toml"),
+        ("", 5, "memprof.toml has no budgets; add [[budget]]"),
+        (
+            RELATIVE,
+            5,
+            "memprof.toml:8: budget 'small': max_increase counts from memprof-baseline.json, which is not there",
+        ),
+        (PASSING + "peek = 1\n", 2, "memprof.toml:10: unknown key 'peek'; choose from"),
+        (PASSING + 'method = "nope"\n', 2, "memprof.toml:8: budget 'small': unknown method 'nope'; choose from adamw"),
+        (PASSING + 'method = "galore:rank=9999"\n', 2, "memprof.toml:8: budget 'small': galore: rank 9999"),
+        (PASSING + 'kernels = "tpu"\n', 2, "memprof.toml:8: budget 'small': unknown kernels 'tpu'"),
+        (PASSING + 'dtype = "amp"\n', 4, "memprof.toml:8: budget 'small': dtype amp is not built yet"),
+        (PASSING + 'refresh_peak = "1 GiB"\n', 2, "memprof.toml:10: adamw has no periodic work and so no refresh_peak"),
+        (
+            DEFAULTS + BUDGET + 'reserved = "1 GiB"\n',
+            5,
+            "memprof.toml has no limit that a trace can check; use --measure",
+        ),
+    ],
+)
+def test_an_error_is_one_line_and_a_code(memprof_main: Main, text: str | None, code: int, said: str) -> None:
+    if text is not None:
+        write(text)
+    done = memprof_main("check")
+    assert (done.code, done.out) == (code, "")
+    assert done.err.startswith(f"memprof: {said}") and done.err.count("\n") == 1
+
+
+def test_a_named_file_that_is_not_there(memprof_main: Main) -> None:
+    done = memprof_main("check", "mine.toml")
+    assert (done.code, done.err.split(";")[0]) == (2, "memprof: no budget file mine.toml")
+
+
+def test_a_baseline_that_is_broken(memprof_main: Main) -> None:
+    write(RELATIVE)
+    write("{", "memprof-baseline.json")
+    for arguments in ((), ("--update",)):
+        done = memprof_main("check", *arguments)
+        assert done.code == 2 and done.err.startswith("memprof: memprof-baseline.json is no baseline (")
+
+
+def test_update_accepts_and_touches_the_toml_in_no_byte(memprof_main: Main) -> None:
+    path = write(RELATIVE)
+    done = memprof_main("check", "--update")
+    assert (done.code, done.err) == (0, "memprof: accepted 1 records as the baseline\n")
+    assert path.read_text() == RELATIVE
+    first = Path("memprof-baseline.json").read_bytes()
+    assert memprof_main("check").code == 0
+    assert memprof_main("check", "--update").code == 0
+    assert Path("memprof-baseline.json").read_bytes() == first
+
+
+def test_a_changed_scenario_has_no_baseline(memprof_main: Main) -> None:
+    write(RELATIVE)
+    assert memprof_main("check", "--update").code == 0
+    write(RELATIVE + "seed = 1\n")
+    done = memprof_main("check")
+    assert done.code == 5 and "memprof-baseline.json has no record of this scenario" in done.err
+
+
+def test_update_limits_changes_that_value_alone(memprof_main: Main) -> None:
+    path = write(FAILING)
+    done = memprof_main("check", "--update-limits")
+    assert (done.code, done.err) == (0, "memprof: set 1 limits in memprof.toml\n")
+    before, after = FAILING.splitlines(), path.read_text().splitlines()
+    assert before[:-1] == after[:-1] and after[-1].startswith('peak = "') and after[-1].endswith(' KiB"  # tight')
+    assert not Path("memprof-baseline.json").exists()
+    assert memprof_main("check").code == 0
+
+
+def test_a_regression_is_caught_and_explained(memprof_main: Main, monkeypatch: pytest.MonkeyPatch) -> None:
+    """AdamW with foreach temporaries in the place of the fused kernel."""
+    write('[[budget]]\nname = "adamw"\nmodel = "9m"\nbatch_size = 1\nseq_len = 32\nmax_increase = "1%"\n')
+    assert memprof_main("check", "--update").code == 0
+    monkeypatch.setitem(catalogue.METHODS, "adamw", ForeachAdamW)
+    done = memprof_main("check")
+    assert done.code == 1
+    assert done.out.splitlines()[-5:] == [
+        "adamw: peak is 85.79 MiB, 16.46 MiB over the limit of 69.33 MiB (+1%)",
+        "  since memprof-baseline.json peak grew by 17.15 MiB (+25.0%): extra +17.15 MiB (1.00 x param), "
+        "optimizer_state -156 B",
+        "  the peak is in optimizer; it was in backward",
+        "  extra grew in aten::_foreach_sqrt +17.16 MiB",
+        "  if this is meant, edit max_increase at memprof.toml:6; or accept the new figures: memprof check --update",
+    ]
+
+
+def test_json_is_one_document_and_the_same_twice(memprof_main: Main) -> None:
+    write(FAILING)
+    done = memprof_main("check", "--json")
+    assert (done.code, done.err) == (1, "") and done.out == memprof_main("check", "--json").out
+    body = json.loads(done.out)
+    assert body["exit_code"] == 1 and body["checks"][0]["line"] == 9 and body["baseline"] is None
+
+
+def test_junit_and_markdown_are_written(memprof_main: Main, here: Path) -> None:
+    write(FAILING)
+    assert memprof_main("check", "--junit", "out/check.xml", "--markdown", "out/check.md").code == 1
+    suite = ElementTree.parse(here / "out" / "check.xml").getroot()[0]
+    assert (suite.get("tests"), suite.get("failures")) == ("1", "1")
+    assert (here / "out" / "check.md").read_text().startswith("### Memory budgets\n")
+    done = memprof_main("check", "--junit", ".")
+    assert done.code == 2 and done.err == "memprof: cannot write .: it is a folder\n"
+
+
+def test_github_is_told_on_stderr_and_in_the_summary(
+    memprof_main: Main, monkeypatch: pytest.MonkeyPatch, here: Path
+) -> None:
+    summary = here / "summary.md"
+    summary.write_text("before\n")
+    (here / "sub").mkdir()
+    write(FAILING, "sub/memprof.toml")
+    monkeypatch.chdir(here / "sub")
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(summary))
+    monkeypatch.setenv("GITHUB_WORKSPACE", str(here))
+    done = memprof_main("check", "--json")
+    assert json.loads(done.out)["exit_code"] == 1
+    assert done.err.startswith("::error title=memprof%3A small%2C peak,file=sub/memprof.toml,line=9::small: peak is ")
+    assert summary.read_text().startswith("before\n### Memory budgets\n")
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(here))
+    assert "memprof: no step summary: Is a directory" in memprof_main("check").err
+
+
+def test_without_github_nothing_is_annotated(memprof_main: Main, monkeypatch: pytest.MonkeyPatch, here: Path) -> None:
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(here / "summary.md"))
+    write(FAILING)
+    assert "::" not in memprof_main("check").err and not (here / "summary.md").exists()
+
+
+def test_a_broken_cell_is_3_and_nothing_is_updated(memprof_main: Main, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(scenario: Scenario, **_: object) -> Record:
+        return Record(id=scenario.id, scenario={"model": "9m", "device": None}, status="crashed", reason="it fell")
+
+    path = write(RELATIVE + 'peak = "1 GiB"\n')
+    monkeypatch.setattr(memprof.api, "run_cell", broken)
+    done = memprof_main("check", "--update", "--update-limits")
+    assert done.code == 3 and "  crashed: it fell\n" in done.out
+    assert done.err == "memprof: nothing was updated, because not every scenario ran to its end\n"
+    assert path.read_text() == RELATIVE + 'peak = "1 GiB"\n' and not Path("memprof-baseline.json").exists()
+
+
+def test_budgets_that_share_a_scenario_run_it_once(memprof_main: Main, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran = []
+
+    def counted(scenario: Scenario, **options: Any) -> Record:
+        ran.append(scenario.id)
+        return run_cell(scenario, **options)
+
+    write(
+        PASSING + '[[budget]]\nname = "again"\npeak = "2 GiB"\n[[budget]]\nname = "other"\nseed = 1\npeak = "1 GiB"\n'
+    )
+    monkeypatch.setattr(memprof.api, "run_cell", counted)
+    assert memprof_main("check").code == 0
+    assert len(ran) == len(set(ran)) == 2
+
+
+def test_measured_on_a_cpu(memprof_main: Main) -> None:
+    write(PASSING + 'device = "1 TiB"\nreserved = "1 TiB"\nmin_examples_per_second = 1e9\n')
+    done = memprof_main("check", "--device", "cpu", "--steps", "3")
+    assert done.code == 0  # speed was not gated
+    assert "memprof.toml, measured on cpu: 2 pass, 1 warn, 1 not measured\n" in done.out
+    write(PASSING + "min_examples_per_second = 1e9\ngate_throughput = true\n")
+    assert memprof_main("check", "--device", "cpu", "--steps", "3").code == 1
+
+
+def test_no_cuda_is_4(memprof_main: Main) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is CUDA here")
+    write(PASSING)
+    assert memprof_main("check", "--device", "cuda").code == 4
+
+
+def test_the_budgets_of_this_repository_have_their_baseline() -> None:
+    """CI runs them; here only that the committed baseline is of these scenarios, so that a change is seen at once."""
+    file = read_budgets(ROOT / "memprof.toml")
+    baseline = read_baseline(file.baseline)
+    assert baseline is not None
+    scenarios = [_scenario(budget) for budget in file.budgets]
+    assert [scenario.id for scenario in scenarios] == list(baseline.records)
+
+
+def _scenario(budget: Budget) -> Scenario:
+    fields = dict(budget.scenario)
+    return memprof.api.plan([fields.pop("model")], [fields.pop("method")], **fields)[0]
+
+
+def test_action_and_hook_run_this_command() -> None:
+    action, hook = (ROOT / "action.yml").read_text(), (ROOT / ".pre-commit-hooks.yaml").read_text()
+    assert '"$RUNNER_TEMP/memprof/bin/memprof" check' in action and "entry: memprof check" in hook
+    for script in action.split("run: |")[1:]:
+        assert "${{" not in script.partition("\n    - ")[0], "an input in a script is code; it comes by the environment"

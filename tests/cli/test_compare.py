@@ -1,0 +1,362 @@
+"""`memprof compare` as a user meets it: bad input refused in one line, one JSON document, runs that are kept."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+import memprof.api
+import memprof.runner
+from memprof.catalogue import CORE, METHODS
+from memprof.record import Record, Trace
+from memprof.runner import CellError, run_cell
+from memprof.scenario import Scenario
+from memprof.shapes import SHAPES
+from memprof.store import RECORDS, RENDERED, load
+from memprof.trace import trace
+from memprof.units import UNITS
+
+Main = Callable[..., Any]
+ROOT = Path(__file__).parents[2]
+QUICK = ["compare", "--model", "9m", "--num-layers", "1", "--vocab-size", "64", "--batch", "1", "--seq", "8"]
+TWO = [*QUICK, "--method", "adamw", "--method", "lora"]
+LLAMA = {"model_type": "llama", "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2,
+         "num_attention_heads": 4, "vocab_size": 100}  # fmt: skip
+
+BAD: list[tuple[list[str], int, tuple[str, ...]]] = [
+    (["--model", "nope"], 2, ("nope", *SHAPES, "config.json")),
+    (["--method", "nope"], 2, ("nope", *METHODS)),
+    (["--method", ""], 2, tuple(METHODS)),
+    (["--method", "galore:foo=1"], 2, ("galore", "foo", "rank", "update_gap", "scale", "lr")),
+    (["--method", "galore:rank"], 2, ("'rank'", "galore:rank=...")),
+    (["--method", "galore:rank=x"], 2, ("rank=x", "an integer, at least 1")),
+    (["--method", "galore:rank=0"], 2, ("rank=0", "at least 1")),
+    (["--method", "galore:rank=-3"], 2, ("rank=-3", "at least 1")),
+    (["--method", "adamw:lr=nan"], 2, ("lr=nan", "a finite number, above 0")),
+    (["--method", "adamw:lr=inf"], 2, ("lr=inf", "a finite number, above 0")),
+    (["--method", "adamw:lr=-1"], 2, ("lr=-1", "above 0")),
+    (["--method", "adamw:betas=0.9"], 2, ("betas=0.9",)),
+    (["--method", "adamw:betas=0.9/1.5"], 2, ("betas", "below 1")),
+    (["--rank", "129"], 2, ("rank 129", "model.layers.0.self_attn.q_proj.weight", "128 x 128", "at most 128")),
+    (["--method", "lora:rank=10000"], 2, ("rank 10000", ".weight", "at most 128")),
+    (["--dtype", "fp8"], 2, ("fp8", "bf16, fp16, fp32, amp")),
+    (["--kernels", "tpu"], 2, ("tpu", "cuda, cpu")),
+    (["--device", "tpu"], 2, ("tpu", "cuda, cpu")),
+    (["--kernels", "cuda", "--device", "cpu"], 2, ("--kernels cuda", "--device cpu")),
+    (["--unit", "GIB"], 2, ("GIB", *UNITS)),
+    (["--fits", "24"], 2, ("'24'", "24GiB", "24GB")),
+    (["--fits", "0GiB"], 2, ("0GiB", "above 0")),
+    (["--fits", "-1GiB"], 2, ("-1GiB",)),
+    (["--fits", "nanGiB"], 2, ("nanGiB",)),
+    (["--batch", "100000000"], 2, ("batch_size 100000000", "at most")),
+    (["--num-layers", "100000"], 2, ("100000", "from 1 to 1000")),
+    (["--vocab-size", "99999999999"], 2, ("99999999999", "from 1 to 2000000")),
+    (["--seed", "9" * 30], 2, ("9" * 30, "2**63 - 1")),
+    (["--clip-grad-norm", "nan"], 2, ("nan", "finite number above 0")),
+    (["--clip-grad-norm", "-1"], 2, ("-1", "finite number above 0")),
+    (["--resume"], 2, ("-o",)),
+    (["--force"], 2, ("-o",)),
+    (["-o", "/dev/null/x"], 2, ("/dev/null/x", "Not a directory")),
+    (["-o", "/dev/null"], 2, ("/dev/null", "folder")),
+    (["--dtype", "amp"], 4, ("dtype amp", "not built yet")),
+    (["--checkpointing"], 4, ("checkpointing", "not built yet")),
+    (["--loss-chunks", "4"], 4, ("loss_chunks 4", "not built yet")),
+    (["--clip-grad-norm", "1.0"], 4, ("clip_grad_norm 1.0", "not built yet")),
+]
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Nothing that a run was not told to keep may appear where it runs."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    yield
+    assert not list((tmp_path / "here").iterdir())
+
+
+def assert_refused(outcome: Any, code: int, says: Sequence[str]) -> None:
+    assert (outcome.code, outcome.out) == (code, ""), outcome.err
+    assert outcome.err.startswith("memprof: ") and outcome.err.count("\n") == 1 and outcome.err.endswith("\n")
+    assert "Traceback" not in outcome.err
+    for part in says:
+        assert part in outcome.err
+
+
+@pytest.mark.parametrize(("arguments", "code", "says"), BAD, ids=[" ".join(arguments) for arguments, _, _ in BAD])
+def test_bad_input_is_one_line_that_names_what_is_allowed(
+    memprof_main: Main, arguments: list[str], code: int, says: tuple[str, ...]
+) -> None:
+    model = [] if "--model" in arguments else ["--model", "9m"]
+    assert_refused(memprof_main("compare", *model, *arguments), code, says)
+
+
+def test_cuda_that_is_not_there(memprof_main: Main, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    outcome = memprof_main("compare", "--model", "9m", "--measure", "--device", "cuda")
+    assert_refused(outcome, 4, ("--device cuda", "--device cpu", "--no-measure"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--batch", "0"], "--batch"),
+        (["--seq", "-1"], "--seq"),
+        (["--accumulation", "0"], "--accumulation"),
+        (["--rank", "0"], "--rank"),
+        (["--rank", "1.5"], "--rank"),
+        (["--steps", "1"], "--steps"),
+        (["--steps", "1000000000"], "--steps"),
+        (["--timeout", "0"], "--timeout"),
+        (["--timeout", "nan"], "--timeout"),
+        (["--timeout", "inf"], "--timeout"),
+        (["--seed", "-1"], "--seed"),
+        (["--by", "magic"], "--by"),
+        (["--nope"], "--nope"),
+        (["stray"], "stray"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_what_typer_refuses_names_the_option(memprof_main: Main, arguments: list[str], says: str) -> None:
+    outcome = memprof_main("compare", "--model", "9m", *arguments)
+    assert (outcome.code, outcome.out) == (2, "")
+    assert says in outcome.err and "--help" in outcome.err and "Traceback" not in outcome.err
+
+
+CONFIGS = {
+    "not JSON": b"{",
+    "not UTF-8": b"\xff\xfe",
+    "a list": b"[]",
+    "deep": b"[" * 100_000,
+    "another model": json.dumps({**LLAMA, "model_type": "mamba"}).encode(),
+    "remote code alone": json.dumps({"auto_map": {"AutoModel": "evil--code"}, "trust_remote_code": True}).encode(),
+    "huge": json.dumps({**LLAMA, "hidden_size": 10**9}).encode(),
+    "thousands of digits": json.dumps(LLAMA).replace("100", "1" * 10_000).encode(),
+    "negative": json.dumps({**LLAMA, "num_hidden_layers": -1}).encode(),
+    "nan": json.dumps({**LLAMA, "rope_theta": float("nan")}).encode(),
+    "text": json.dumps({**LLAMA, "vocab_size": "__import__('os').system('touch owned')"}).encode(),
+    "newlines": json.dumps({**LLAMA, "model_type": "a\n\x1b[31mb"}).encode(),
+    "too large": b" " * (2**20 + 1),
+}
+
+
+@pytest.mark.parametrize("content", CONFIGS.values(), ids=CONFIGS.keys())
+def test_a_broken_or_hostile_config_is_one_line(memprof_main: Main, tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "config.json"
+    file.write_bytes(content)
+    outcome = memprof_main("compare", "--model", str(file), "-o", str(tmp_path / "run"))
+    assert_refused(outcome, 2, (str(file),))
+    assert "\x1b" not in outcome.err and len(outcome.err) < 600
+    assert {entry.name for entry in tmp_path.iterdir()} == {"config.json", "here"}
+
+
+def test_a_config_that_is_not_there_or_a_folder(memprof_main: Main, tmp_path: Path) -> None:
+    for path in (tmp_path / "none.json", tmp_path):
+        assert_refused(memprof_main("compare", "--model", str(path)), 2, (str(path), "not a file"))
+
+
+def test_a_good_config_is_compared(memprof_main: Main, tmp_path: Path) -> None:
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(LLAMA))
+    outcome = memprof_main("compare", "--model", str(file), "--method", "adamw", "--json", "--seq", "8")
+    assert json.loads(outcome.out)["records"][0]["scenario"]["model"] == "config.json"
+
+
+def test_bad_usage_through_the_real_program(memprof_process: Main) -> None:
+    assert_refused(memprof_process("compare", "--model", "nope"), 2, ("choose from 9m",))
+
+
+def test_json_is_one_document_and_the_same_bytes_twice(memprof_process: Main) -> None:
+    first, second = (memprof_process(*QUICK, "--json") for _ in range(2))
+    assert (first.code, first.err) == (0, "")
+    assert first.out == second.out
+    found = json.loads(first.out)
+    assert [record["scenario"]["method"] for record in found["records"]] == list(CORE)
+
+
+MEMORY = {"param", "grad", "optimizer_state", "activation", "extra", "peak", "peak_phase", "peak_by_category",
+          "steady", "refresh_peak"}  # fmt: skip
+SCENARIO = {"model", "vocab_size", "num_layers", "method", "hyperparameters", "batch_size", "accumulation", "seq_len",
+            "dtype", "kernels", "checkpointing", "loss_chunks", "clip_grad_norm", "counting", "device",
+            "seed"}  # fmt: skip
+MEASURED = {"extra_largest", "reserved", "device", "context", "residual", "examples_per_second", "tokens_per_second",
+            "step_seconds", "joules_per_example", "loss_first", "loss_last"}  # fmt: skip
+
+
+def test_the_documents_keys(memprof_main: Main) -> None:
+    """Version 1, as the design fixes it: these keys are there; a figure that is not to be had is null."""
+    outcome = memprof_main(*QUICK, "--method", "galore", "--measure", "--device", "cpu", "--steps", "2", "--json")
+    found = json.loads(outcome.out)
+    assert found.keys() == {"schema_version", "environment", "records"} and found["schema_version"] == 1
+    assert {"memprof", "torch", "python"} <= found["environment"].keys()
+    (record,) = found["records"]
+    assert list(record) == ["id", "scenario", "status", "reason", "flags", "formula", "trace", "measured"]
+    assert (record["status"], record["reason"], record["flags"]) == ("ok", None, [])
+    assert len(record["id"]) == 12 and record["scenario"].keys() >= SCENARIO
+    assert record["formula"].keys() >= MEMORY | {"total"}
+    assert record["trace"].keys() >= MEMORY | {"extra_largest", "reserved"}
+    assert record["measured"].keys() >= MEMORY | MEASURED
+    assert record["measured"]["joules_per_example"] is None and record["measured"]["reserved"] is None
+    assert record["measured"]["examples_per_second"].keys() == {"median", "low", "high"}
+    assert record["measured"]["step_seconds"].keys() == {"forward", "backward", "optimizer", "refresh"}
+    for witness in ("formula", "trace", "measured"):
+        categories = record[witness]["peak_by_category"]
+        assert list(categories) == ["param", "grad", "optimizer_state", "activation", "extra"]
+        assert sum(categories.values()) == record[witness]["peak"]
+
+
+def test_without_a_measurement_it_is_null(memprof_main: Main) -> None:
+    (record,) = json.loads(memprof_main(*QUICK, "--method", "adamw", "--no-measure", "--json").out)["records"]
+    assert record["measured"] is None and record["scenario"]["device"] is None
+
+
+def test_the_screen_is_a_table_on_stdout_alone(memprof_main: Main) -> None:
+    outcome = memprof_main(*QUICK, "--unit", "KiB", "--fits", "1MiB")
+    assert (outcome.code, outcome.err) == (0, "")
+    for name in (*CORE, "Param", "Grad", "OS", "Act", "Extra", "Peak", "vs AdamW", "baseline", "Fits"):
+        assert name in outcome.out
+
+
+@pytest.mark.parametrize("by", ["formula", "trace", "measured"])
+def test_every_witness_can_be_asked_for(memprof_main: Main, by: str) -> None:
+    outcome = memprof_main(*QUICK, "--method", "adamw", "--by", by)
+    assert outcome.code == 0 and "adamw" in outcome.out
+
+
+def test_all_methods_by_one_word(memprof_main: Main) -> None:
+    found = json.loads(memprof_main(*QUICK, "--method", "all", "--json").out)
+    assert [record["scenario"]["method"] for record in found["records"]] == list(METHODS)
+
+
+def test_a_run_is_kept_whole(memprof_main: Main, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    outcome = memprof_main(*TWO, "-o", str(run))
+    assert outcome.code == 0 and outcome.err == f"memprof: kept in {run}\n"
+    assert {file.name for file in run.iterdir()} == {RECORDS, *RENDERED}
+    assert [record.method for record in load(run)] == ["adamw", "lora"]
+    document = json.loads(memprof_main(*TWO, "--json").out)["records"]
+    assert [json.loads(json.dumps(record.to_dict())) for record in load(run)] == document
+
+
+def test_an_existing_run_is_left_alone_without_force(memprof_main: Main, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    memprof_main(*TWO, "-o", str(run))
+    before = {file.name: file.read_bytes() for file in run.iterdir()}
+    assert_refused(memprof_main(*TWO, "-o", str(run)), 2, (str(run), "--force", "--resume"))
+    assert {file.name: file.read_bytes() for file in run.iterdir()} == before
+    assert memprof_main(*QUICK, "--method", "galore", "-o", str(run), "--force").code == 0
+    assert [record.method for record in load(run)] == ["galore"]
+
+
+@pytest.fixture
+def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The methods of the cells that really run, as they do."""
+    methods: list[str] = []
+
+    def noted(scenario: Scenario, **options: Any) -> Record:
+        methods.append(scenario.method.name)
+        return run_cell(scenario, **options)
+
+    monkeypatch.setattr(memprof.api, "run_cell", noted)
+    return methods
+
+
+def test_resume_runs_exactly_what_is_missing(memprof_main: Main, tmp_path: Path, ran: list[str]) -> None:
+    run = str(tmp_path / "run")
+    memprof_main(*TWO, "-o", run)
+    assert ran == ["adamw", "lora"]
+    ran.clear()
+    three = [*QUICK, "--method", "galore", "--method", "lora", "--method", "adamw"]
+    outcome = memprof_main(*three, "-o", run, "--resume", "--json")
+    assert outcome.code == 0 and ran == ["galore"]
+    shown = [record["scenario"]["method"] for record in json.loads(outcome.out)["records"]]
+    assert shown == ["galore", "lora", "adamw"], "in the order asked for"
+    ran.clear()
+    memprof_main(*three, "-o", run, "--resume")
+    assert ran == []
+    memprof_main(*three, "-o", run, "--resume", "--dtype", "fp32")
+    assert ran == ["galore", "lora", "adamw"], "another scenario is another cell"
+
+
+def test_a_failed_cell_is_exit_3_and_runs_again(
+    memprof_main: Main, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ran: list[str]
+) -> None:
+    def fail(scenario: Scenario) -> Trace:
+        if scenario.method.name == "lora":
+            raise RuntimeError("boom\nbang")
+        return trace(scenario)
+
+    monkeypatch.setattr(memprof.runner, "trace", fail)
+    run = str(tmp_path / "run")
+    outcome = memprof_main(*TWO, "-o", run)
+    assert outcome.code == 3 and "crashed" in outcome.out and "Traceback" not in outcome.err
+    assert [(record.method, record.status) for record in load(run)] == [("adamw", "ok"), ("lora", "crashed")]
+    ran.clear()
+    monkeypatch.setattr(memprof.runner, "trace", trace)
+    assert memprof_main(*TWO, "-o", run, "--resume").code == 0
+    assert ran == ["lora"] and [record.status for record in load(run)] == ["ok", "ok"]
+
+
+@pytest.mark.parametrize("status", ["oom", "timeout"])
+def test_a_measurement_that_fails_is_exit_3_with_its_reason(
+    memprof_main: Main, monkeypatch: pytest.MonkeyPatch, status: str
+) -> None:
+    def fail(*_: object) -> None:
+        raise CellError(status, "why it was so")
+
+    monkeypatch.setattr(memprof.runner, "measure_in_child", fail)
+    outcome = memprof_main(*TWO, "--measure", "--device", "cpu", "--json")
+    assert outcome.code == 3
+    records = json.loads(outcome.out)["records"]
+    assert [(record["status"], record["reason"]) for record in records] == [(status, "why it was so")] * 2
+    assert all(record["trace"] and record["measured"] is None for record in records)
+
+
+def test_an_interrupt_keeps_what_had_finished(
+    memprof_main: Main, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(scenario: Scenario, **options: Any) -> Record:
+        if scenario.method.name == "lora":
+            os.kill(os.getpid(), signal.SIGINT)
+        return run_cell(scenario, **options)
+
+    monkeypatch.setattr(memprof.api, "run_cell", interrupted)
+    outcome = memprof_main(*TWO, "-o", str(tmp_path / "run"))
+    assert outcome.code == 130 and "interrupted" in outcome.err and "Traceback" not in outcome.err
+    assert [record.method for record in load(tmp_path / "run")] == ["adamw"]
+    assert {file.name for file in (tmp_path / "run").iterdir()} == {RECORDS}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
+def test_a_signal_ends_a_measurement_and_its_child(tmp_path: Path, number: signal.Signals) -> None:
+    """The program waits for its measuring child when the signal comes: neither outlives it."""
+    arguments = [*QUICK, "--method", "adamw", "--device", "cpu", "--steps", "100000", "-o", str(tmp_path / "run")]
+    program = subprocess.Popen(
+        [sys.executable, "-m", "memprof", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+    with program:
+        children: list[psutil.Process] = []
+        deadline = time.monotonic() + 60
+        while not children and time.monotonic() < deadline and program.poll() is None:
+            time.sleep(0.05)
+            children = psutil.Process(program.pid).children()
+        program.send_signal(number)
+        out, err = program.communicate(timeout=60)
+    assert children, err
+    assert (program.returncode, out) == (130, "") and "Traceback" not in err
+    assert "interrupted" in err
+    assert not psutil.pid_exists(children[0].pid)
+    assert load(tmp_path / "run") == []

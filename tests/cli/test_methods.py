@@ -1,0 +1,53 @@
+"""`memprof methods`: the list, and a card for each method."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from memprof.catalogue import METHODS, get_method
+
+Main = Callable[..., Any]
+
+
+def test_the_list_holds_the_catalogue_with_papers(memprof_main: Main) -> None:
+    outcome = memprof_main("methods")
+    assert (outcome.code, outcome.err) == (0, "") and "\x1b" not in outcome.out
+    lines = {line.split()[0]: line for line in outcome.out.splitlines() if line.strip()}
+    for name, method in METHODS.items():
+        assert method.paper in lines[name]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_each_method_has_a_card(memprof_main: Main, name: str) -> None:
+    outcome = memprof_main("methods", name)
+    assert (outcome.code, outcome.err) == (0, "")
+    method = METHODS[name]
+    assert outcome.out.startswith(f"{name}  ({method.paper})\n")
+    rows = {line.split()[0]: line for line in outcome.out.splitlines() if line.strip()}
+    for field in dataclasses.fields(method):
+        assert field.metadata["help"] in rows[field.name]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_defaults_are_written_as_the_option_takes_them(memprof_main: Main, name: str) -> None:
+    """What the card prints for a default, given back through name:key=value, is that default."""
+    rows = {line.split()[0]: line.split() for line in memprof_main("methods", name).out.splitlines() if line.strip()}
+    for field, value in METHODS[name]().hyperparameters().items():
+        written = "/".join(map(str, value)) if isinstance(value, tuple) else str(value).replace("None", "none")
+        assert written in rows[field]
+        assert get_method(f"{name}:{field}={written}") == METHODS[name]()
+
+
+def test_a_whole_number_is_asked_for_as_one(memprof_main: Main) -> None:
+    assert "an integer, at least 1" in memprof_main("methods", "galore").out
+    assert "must be an integer, at least 1" in memprof_main("compare", "--method", "galore:rank=1.5").err
+
+
+def test_an_unknown_method_names_the_known(memprof_main: Main) -> None:
+    outcome = memprof_main("methods", "nope")
+    assert (outcome.code, outcome.out) == (2, "")
+    assert outcome.err == f"memprof: unknown method 'nope'; choose from {', '.join(METHODS)}\n"

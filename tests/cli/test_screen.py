@@ -1,0 +1,95 @@
+"""Where output goes: data to stdout, progress to stderr, escape codes only where somebody watches."""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from memprof.api import compare
+from memprof.cli.screen import Progress, note, print_table
+from memprof.record import Record
+from memprof.report.table import render
+
+Main = Callable[..., Any]
+TINY: dict[str, Any] = {"num_layers": 1, "vocab_size": 64, "batch_size": 1, "seq_len": 8}
+QUICK = ["compare", "--model", "9m", "--num-layers", "1", "--vocab-size", "64", "--batch", "1", "--seq", "8"]
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture(scope="module")
+def records() -> list[Record]:
+    return list(compare(["9m"], ["adamw", "lora"], **TINY))
+
+
+def test_a_pipe_gets_the_whole_table_without_escape_codes(
+    records: list[Record], capsys: pytest.CaptureFixture[str]
+) -> None:
+    print_table(render(records, unit="KiB"))
+    out = capsys.readouterr().out
+    assert "\x1b" not in out and "No room" not in out
+    assert "adamw" in out and "lora" in out and "Paper" in out
+
+
+def test_a_note_goes_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+    note("kept in x")
+    assert capsys.readouterr() == ("", "memprof: kept in x\n")
+
+
+def test_progress_is_silent_where_nobody_watches(records: list[Record], capsys: pytest.CaptureFixture[str]) -> None:
+    done: list[Record] = []
+    Progress(["adamw", "lora"], live=True, by=None, unit="GiB", fits=None).watch(records, done)
+    assert done == records
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_terminal_on_stderr_gets_one_line_that_is_wiped(
+    records: list[Record], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    Progress(["adamw", "lora"], live=False, by=None, unit="GiB", fits=None).watch(records, [])
+    shown = terminal.getvalue()
+    assert "\n" not in shown and shown.endswith("\r\x1b[K")
+    assert "1 of 2 done" in shown and "2 of 2 done" in shown
+    assert capsys.readouterr().out == ""
+
+
+def test_what_finished_stays_when_an_interrupt_comes(records: list[Record]) -> None:
+    def interrupted() -> Iterator[Record]:
+        yield records[0]
+        raise KeyboardInterrupt
+
+    done: list[Record] = []
+    with pytest.raises(KeyboardInterrupt):
+        Progress(["adamw", "lora"], live=False, by=None, unit="GiB", fits=None).watch(interrupted(), done)
+    assert done == records[:1]
+
+
+@pytest.mark.parametrize("quiet", [{}, {"NO_COLOR": "1"}, {"TERM": "dumb"}], ids=str)
+def test_piped_output_has_no_escape_codes(memprof_process: Main, quiet: dict[str, str]) -> None:
+    outcome = memprof_process(*QUICK, "--method", "adamw", **quiet)
+    assert outcome.code == 0 and "\x1b" not in outcome.out + outcome.err
+
+
+def test_no_color_means_no_colour_on_a_terminal_too(records: list[Record], monkeypatch: pytest.MonkeyPatch) -> None:
+    coloured = [number for number in (*range(30, 38), *range(90, 98))]
+
+    def shown() -> str:
+        screen = Terminal()
+        monkeypatch.setattr(sys, "stdout", screen)
+        print_table(render(records, fits=1))
+        return screen.getvalue()
+
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    assert any(f"\x1b[{number}m" in shown() for number in coloured), "yellow for what does not fit"
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert not any(f"{number}m" in shown() for number in coloured)

@@ -1,0 +1,389 @@
+"""Two stored runs compared: every verdict by hand, what joins with what, and what a damaged file may do (nothing)."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import subprocess
+import sys
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from memprof.diff import Tolerance, diff, read_run
+from memprof.diff.judge import judge_speed
+from memprof.difference import BYTES, SPEED, STATUS, Difference, Run
+from memprof.errors import MemprofError, NothingToDoError
+from memprof.record import Interval, Measured, Record, Trace, document
+from memprof.report.diff import markdown, render
+from memprof.store import RunStore
+
+ROOT = Path(__file__).parents[1]
+SIZES = {"param": 100, "grad": 100, "optimizer_state": 200, "activation": 50, "extra": 10, "peak": 460, "steady": 300}
+SPEED_OF = Interval(median=10.0, low=9.0, high=11.0)
+MIRROR = {"improved": "worse", "worse": "improved", "new": "missing", "missing": "new"}
+SETTINGS = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def scenario(method: str = "adamw", **changes: Any) -> dict[str, Any]:
+    known = {"model": "1b", "num_layers": 24, "method": method, "hyperparameters": {"lr": 0.001}, "batch_size": 8}
+    return known | {"accumulation": 1, "seq_len": 256, "device": None, "seed": 0} | changes
+
+
+def record(
+    ident: str = "a",
+    speed: Interval | None = None,
+    status: str = "ok",
+    flags: tuple[str, ...] = (),
+    in_scenario: dict[str, Any] | None = None,
+    traced: bool = True,
+    **sizes: Any,
+) -> Record:
+    """A traced record, measured too where it has a speed; `sizes` replace the figures above."""
+    at_peak = {key: sizes.get(key, SIZES[key]) for key in ("param", "grad", "optimizer_state", "activation", "extra")}
+    known: dict[str, Any] = SIZES | {"peak_phase": "backward", "peak_by_category": at_peak} | sizes
+    return Record(
+        id=ident,
+        scenario=in_scenario or scenario(),
+        status=status,
+        flags=flags,
+        trace=Trace(**known) if traced else None,
+        measured=Measured(**known, examples_per_second=speed) if speed else None,
+    )
+
+
+def run(*records: Record, name: str = "run", **environment: Any) -> Run:
+    return Run(name=name, environment=environment, records=records)
+
+
+def verdicts(difference: Difference) -> dict[str, str]:
+    return {figure.key: figure.verdict for _, figure in difference.figures()}
+
+
+def judged(before: Record, after: Record, tolerance: str = "0", by: str | None = None) -> dict[str, str]:
+    return verdicts(diff(run(before), run(after), by=by, tolerance=Tolerance.parse(tolerance)))
+
+
+@pytest.mark.parametrize("key", [key for key in BYTES if key != "refresh_peak"])
+def test_one_byte_decides(key: str) -> None:
+    same = dict.fromkeys(SIZES, "same")
+    grown: dict[str, Any] = {key: SIZES[key] + 1}
+    more = record(**grown)
+    assert judged(record(), record()) == same
+    assert judged(record(), more) == same | {key: "worse"}
+    assert judged(more, record()) == same | {key: "improved"}
+
+
+def test_a_figure_that_only_one_run_has_is_new_or_missing() -> None:
+    assert judged(record(), record(refresh_peak=500))["refresh_peak"] == "new"
+    assert judged(record(refresh_peak=500), record())["refresh_peak"] == "missing"
+    assert judged(record(refresh_peak=500), record(refresh_peak=499))["refresh_peak"] == "improved"
+
+
+@pytest.mark.parametrize(
+    ("tolerance", "after", "verdict"),
+    [("1%", 101, "same"), ("1%", 102, "worse"), ("0.5%", 101, "worse"), ("1%", 99, "worse"), ("2 B", 102, "same"),
+     ("2 B", 103, "worse"), ("2B", 98, "same"), ("0", 101, "worse"), ("0%", 101, "worse")],
+)  # fmt: skip
+def test_tolerance_by_hand(tolerance: str, after: int, verdict: str) -> None:
+    """A share counts from the smaller value, so 100 -> 99 is more than 1 % as 99 -> 100 is."""
+    expected = "improved" if verdict == "worse" and after < 100 else verdict
+    assert judged(record(), record(param=after), tolerance)["param"] == expected
+
+
+def test_tolerances_are_exact() -> None:
+    assert Tolerance.parse("0.1%").share == Fraction(1, 1000)
+    assert Tolerance.parse(" 64 MiB ") == Tolerance(nbytes=2**26, text="64 MiB")
+    huge = 10**18
+    assert Tolerance.parse("0.1%").allows(huge, huge + huge // 1000)
+    assert not Tolerance.parse("0.1%").allows(huge, huge + huge // 1000 + 1)
+
+
+@pytest.mark.parametrize("text", ["", "1", "0.5", "-1%", "1e3%", "64 mib", "%", "nan%", "1%%", "9" * 500 + "B"])
+def test_a_bare_or_odd_tolerance_is_refused(text: str) -> None:
+    with pytest.raises(MemprofError, match="0.5% or 64MiB"):
+        Tolerance.parse(text)
+
+
+def interval(low: float, high: float) -> Interval:
+    return Interval(median=(low + high) / 2, low=low, high=high)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "tolerance", "verdict"),
+    [
+        ((9, 11), (12, 13), "0", "improved"),
+        ((12, 13), (9, 11), "0", "worse"),
+        ((9, 11), (10, 12), "0", "inconclusive"),
+        ((9, 11), (11, 12), "0", "inconclusive"),
+        ((9, 11), (9, 11), "0", "same"),
+        ((100, 101), (102, 103), "5%", "same"),
+        ((100, 101), (104, 107), "5%", "inconclusive"),
+        ((100, 101), (107, 108), "5%", "improved"),
+        ((100, 101), (102, 103), "1 GiB", "improved"),
+    ],
+)
+def test_speed_is_judged_by_interval(
+    before: tuple[float, float], after: tuple[float, float], tolerance: str, verdict: str
+) -> None:
+    limit = Tolerance.parse(tolerance)
+    assert judge_speed(interval(*before), interval(*after), limit) == verdict
+
+
+def test_a_disturbed_speed_proves_nothing() -> None:
+    fast = Interval(median=30.0, low=29.0, high=31.0)
+    assert judged(record(speed=SPEED_OF), record(speed=fast))[SPEED] == "improved"
+    assert judged(record(speed=SPEED_OF, flags=("throttled",)), record(speed=fast))[SPEED] == "inconclusive"
+    assert judged(record(speed=SPEED_OF), record(speed=fast, flags=("host-bound",)))[SPEED] == "improved"
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "verdict"),
+    [("ok", "oom", "worse"), ("ok", "crashed", "worse"), ("timeout", "ok", "improved"), ("oom", "oom", "same"),
+     ("oom", "timeout", "inconclusive"), ("ok", "skipped", "inconclusive"), ("interrupted", "ok", "inconclusive")],
+)  # fmt: skip
+def test_how_a_cell_ended_is_a_figure(before: str, after: str, verdict: str) -> None:
+    found = judged(record(status=before), record(status=after))
+    assert found[STATUS] == verdict and found["peak"] == "same"
+    assert STATUS not in judged(record(), record())
+
+
+def test_the_strongest_witness_that_both_have_speaks() -> None:
+    measured = record(speed=SPEED_OF)
+    assert diff(run(measured), run(measured)).pairs[0].witness == "measured"
+    found = diff(run(measured), run(record()))
+    assert found.pairs[0].witness == "trace" and SPEED not in verdicts(found)
+    assert diff(run(measured), run(measured), by="trace").pairs[0].witness == "trace"
+    with pytest.raises(NothingToDoError, match="measured on one device"):
+        diff(run(measured), run(record()), by="measured")
+    with pytest.raises(MemprofError, match="unknown witness"):
+        diff(run(measured), run(measured), by="guess")
+
+
+def test_what_was_measured_elsewhere_is_compared_by_trace() -> None:
+    cpu = record("a", speed=SPEED_OF, in_scenario=scenario(device="cpu"))
+    gpu = record("b", speed=SPEED_OF, in_scenario=scenario(device="cuda"))
+    pair = diff(run(cpu), run(gpu)).pairs[0]
+    assert (pair.witness, pair.joined_on) == ("trace", "scenario")
+
+
+def test_scenarios_that_only_one_run_has_are_one_figure_each() -> None:
+    shared, lost, found = record("a"), record("b"), record("c", in_scenario=scenario("lora"), peak=7)
+    failed = record("d", in_scenario=scenario("dora"), traced=False, status="crashed")
+    lost = dataclasses.replace(lost, scenario=scenario("galore"))
+    pairs = diff(run(lost, shared), run(found, shared, failed)).pairs
+    told = [(pair.record.id, [(f.key, f.before, f.after, f.verdict) for f in pair.figures][:1]) for pair in pairs]
+    assert told == [
+        ("b", [("peak", 460, None, "missing")]),
+        ("a", [("param", 100, 100, "same")]),
+        ("c", [("peak", None, 7, "new")]),
+        ("d", [("status", None, "crashed", "new")]),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (scenario(), scenario(device="cuda")),
+        (scenario(), scenario(checkpointing=False, loss_chunks=1, clip_grad_norm=None, counting="memprof")),
+        (
+            scenario("galore", hyperparameters={"rank": 8}),
+            scenario("galore", hyperparameters={"rank": 8, "scale": 0.25}),
+        ),
+    ],
+)
+def test_ids_may_differ_by_device_and_by_fields_left_to_defaults(one: dict[str, Any], other: dict[str, Any]) -> None:
+    pair = diff(run(record("a", in_scenario=one)), run(record("b", in_scenario=other))).pairs[0]
+    assert pair.joined_on == "scenario" and pair.before and pair.after
+
+
+@pytest.mark.parametrize(
+    ("other", "named"),
+    [
+        (scenario(batch_size=16), "the nearest two scenarios differ in batch_size$"),
+        (scenario(hyperparameters={"lr": 0.1}), "differ in hyperparameters$"),
+        (scenario(checkpointing=True), "differ in checkpointing$"),
+        (scenario("lora"), "other methods"),
+    ],
+)
+def test_nothing_in_common_says_what_differs(other: dict[str, Any], named: str) -> None:
+    with pytest.raises(NothingToDoError, match=named):
+        diff(run(record("a")), run(record("b", in_scenario=other)))
+
+
+def test_what_could_join_in_two_ways_joins_in_none() -> None:
+    ones = [record(ident, in_scenario=scenario(device=ident)) for ident in ("x", "y")]
+    with pytest.raises(NothingToDoError):
+        diff(run(*ones), run(record("z", in_scenario=scenario(device="z"))))
+
+
+def test_a_changed_peak_says_what_changed_at_that_instant() -> None:
+    after = record(extra=74, peak=524, peak_phase="optimizer", extra_largest="aten::add (64 B)")
+    figures = {figure.key: figure for _, figure in diff(run(record()), run(after)).figures()}
+    assert dict(figures["peak"].parts) == {"extra": 64} and figures["peak"].change == 64
+    assert figures["peak"].note == "now in optimizer, before in backward"
+    assert figures["extra"].note == "largest now aten::add (64 B)"
+
+
+def test_environments_are_compared() -> None:
+    found = diff(run(record(), torch="2.11", python="3.11"), run(record(), torch="2.12", python="3.11", gpu="H200"))
+    assert found.environment_changes() == {"torch": ("2.11", "2.12"), "gpu": (None, "H200")}
+
+
+def test_every_form_of_a_run_reads_alike(tmp_path: Path) -> None:
+    records, environment = [record("a"), record("b", in_scenario=scenario("lora"), speed=SPEED_OF)], {"torch": "2.12"}
+    store = RunStore.create(tmp_path / "before", environment=environment)
+    for each in records:
+        store.append(each)
+    (tmp_path / "baseline.json").write_text(document(records, environment))
+    (tmp_path / "one.json").write_text(json.dumps(records[0].to_dict(), indent=1))
+    folder, lines = read_run(tmp_path / "before"), read_run(tmp_path / "before" / "records.jsonl")
+    assert folder == lines == Run(name="before", environment=environment, records=tuple(records))
+    assert read_run(tmp_path / "baseline.json") == dataclasses.replace(folder, name="baseline.json")
+    assert read_run(tmp_path / "one.json").records == (records[0],)
+
+
+def test_a_missing_or_empty_run_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(MemprofError, match="no run at"):
+        read_run(tmp_path / "nothing")
+    RunStore.create(tmp_path / "empty")
+    with pytest.raises(NothingToDoError, match="holds no records"):
+        read_run(tmp_path / "empty")
+    (tmp_path / "other.json").write_text(document([record()], {}).replace('"schema_version": 1', '"schema_version": 2'))
+    with pytest.raises(MemprofError, match="schema"):
+        read_run(tmp_path / "other.json")
+
+
+def test_a_diff_of_one_version_needs_no_torch(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(document([record(), record("b", in_scenario=scenario("lora"))], {}))
+    code = "import sys; from memprof.cli.main import main; sys.argv[1:] = ['diff', *sys.argv[1:]]\n"
+    code += "try: main()\nfinally: print({'torch', 'pandas', 'matplotlib'} & set(sys.modules))"
+    file = str(tmp_path / "a.json")
+    done = subprocess.run([sys.executable, "-c", code, file, file], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.endswith("set()\n"), done.stdout + done.stderr
+
+
+sizes = st.integers(0, 4)
+speeds = st.lists(st.integers(1, 6), min_size=3, max_size=3).map(sorted)
+
+
+@st.composite
+def records(draw: st.DrawFn, method: str) -> Record:
+    figures: dict[str, Any] = {key: draw(sizes) for key in SIZES}
+    ends = draw(st.none() | speeds)
+    device = draw(st.sampled_from([None, "cpu", "cuda"])) if ends else None
+    return record(
+        ident=f"{method} {device if draw(st.booleans()) else ''}",
+        speed=Interval(low=ends[0], median=ends[1], high=ends[2]) if ends else None,
+        status=draw(st.sampled_from(["ok", "oom", "timeout", "skipped"])),
+        flags=draw(st.sampled_from([(), ("contaminated",)])),
+        in_scenario=scenario(method, device=device),
+        **figures,
+        refresh_peak=draw(st.none() | sizes),
+    )
+
+
+def runs() -> st.SearchStrategy[Run]:
+    methods = st.lists(st.sampled_from(["adamw", "lora", "mine"]), min_size=1, max_size=3, unique=True)
+    return methods.flatmap(lambda names: st.tuples(*map(records, names))).map(lambda each: run(*each))
+
+
+def told(difference: Difference, mirrored: bool = False) -> set[tuple[Any, ...]]:
+    """Each figure with its verdict; mirrored, as the same comparison the other way round should say it."""
+    found = set()
+    for pair, figure in difference.figures():
+        ids = (pair.before.id if pair.before else None, pair.after.id if pair.after else None)
+        verdict = MIRROR.get(figure.verdict, figure.verdict) if mirrored else figure.verdict
+        found.add((ids[::-1] if mirrored else ids, pair.witness, figure.key, verdict))
+    return found
+
+
+@SETTINGS
+@given(runs(), runs(), st.sampled_from(["0", "1 B", "30%", "100%"]), st.sampled_from([None, "trace", "measured"]))
+def test_exchanging_the_runs_exchanges_the_verdicts(one: Run, other: Run, tolerance: str, by: str | None) -> None:
+    limit = Tolerance.parse(tolerance)
+    try:
+        forth = diff(one, other, by=by, tolerance=limit)
+    except NothingToDoError:
+        with pytest.raises(NothingToDoError):
+            diff(other, one, by=by, tolerance=limit)
+        return
+    assert told(forth) == told(diff(other, one, by=by, tolerance=limit), mirrored=True)
+
+
+@SETTINGS
+@given(runs())
+def test_a_run_is_the_same_as_itself(one: Run) -> None:
+    assert {figure.verdict for _, figure in diff(one, one).figures()} == {"same"}
+
+
+def shown(first: Path, second: Path) -> None:
+    """All that `memprof diff` does with two files, short of printing."""
+    found = diff(read_run(first), read_run(second))
+    found.document()
+    markdown(found, everything=True)
+    assert render(found, everything=True).natural_width > 0
+
+
+WHOLE = document(
+    [record("a", speed=SPEED_OF, refresh_peak=9), record("b", in_scenario=scenario("lora"))], {"torch": "2"}
+)
+RUBBISH = st.recursive(
+    st.none() | st.booleans() | st.integers(-(10**30), 10**30) | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@SETTINGS
+@given(st.data())
+def test_mutated_values_raise_only_our_error(tmp_path: Path, data: st.DataObject) -> None:
+    """Any value of the document, at any depth, becomes something else or goes."""
+    body = copy.deepcopy(json.loads(WHOLE))
+    for _ in range(data.draw(st.integers(1, 3))):
+        place = body
+        while True:
+            key = data.draw(st.sampled_from(sorted(place) if isinstance(place, dict) else range(len(place))))
+            inner = place[key]
+            if not isinstance(inner, dict | list) or not inner or data.draw(st.integers(0, 4)) == 0:
+                break
+            place = inner
+        place[key] = data.draw(RUBBISH)
+    check_damaged(tmp_path, json.dumps(body).encode(), lines_of(body))
+
+
+@SETTINGS
+@given(st.integers(0, len(WHOLE)), st.integers(0, 40), st.binary(max_size=8))
+def test_mutated_bytes_raise_only_our_error(tmp_path: Path, start: int, length: int, put: bytes) -> None:
+    damaged = WHOLE.encode()
+    content = damaged[:start] + put + damaged[start + length :]
+    check_damaged(tmp_path, content, content)
+
+
+@pytest.mark.parametrize("text", [b"", b"[]", b"null", b"[" * 100_000, b'{"records": 1, "schema_version": 1}', b"\xff"])
+def test_odd_files_raise_only_our_error(tmp_path: Path, text: bytes) -> None:
+    check_damaged(tmp_path, text, text + b"\n" + text)
+
+
+def lines_of(body: Any) -> bytes:
+    """The document as a run keeps it: a header, then a record a line."""
+    rows = body.pop("records", [])
+    return "\n".join(json.dumps(row) for row in (body, *(rows if isinstance(rows, list) else [rows]))).encode()
+
+
+def check_damaged(folder: Path, content: bytes, lines: bytes) -> None:
+    """On either side, a damaged file is compared or refused; nothing else happens."""
+    (folder / "whole.json").write_text(WHOLE)
+    (folder / "damaged.json").write_bytes(content)
+    (folder / "damaged.jsonl").write_bytes(lines)
+    for name in ("damaged.json", "damaged.jsonl"):
+        for pair in ((folder / name, folder / "whole.json"), (folder / "whole.json", folder / name)):
+            try:
+                shown(*pair)
+            except MemprofError as error:
+                assert "\n" not in str(error)

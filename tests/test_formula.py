@@ -1,0 +1,102 @@
+"""The formula makes no tensor, and its sums are those of a step written out by hand."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from memprof.api import plan
+from memprof.catalogue import METHODS
+from memprof.formula import HORIZON, formula, has_periodic_work
+from memprof.scenario import Scenario
+
+
+class NoTensors(TorchDispatchMode):
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        raise AssertionError(f"the formula called {func}")
+
+
+def test_this_guard_guards() -> None:
+    with pytest.raises(AssertionError, match="aten.zeros"), NoTensors():  # type: ignore[no-untyped-call]
+        torch.zeros(1)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_formula_makes_no_tensor(name: str) -> None:
+    for model in ("9m", "llama3.1-405b", "llama3.2-1b"):
+        case = plan([model], [name])[0]
+        with NoTensors():  # type: ignore[no-untyped-call]
+            first = formula(case)
+        assert first == formula(case)
+
+
+def case_of(**fields: Any) -> Scenario:
+    return plan(["9m"], ["adamw"], **({"num_layers": 1, "vocab_size": 64} | fields))[0]
+
+
+def test_states_and_totals_by_hand() -> None:
+    """9m with one layer and 64 words: 2 * 64 * 128 + 4 * 128**2 + 3 * 128 * 352 + 3 * 128 numbers in 12 tensors."""
+    numbers = 2 * 64 * 128 + 4 * 128**2 + 3 * 128 * 352 + 3 * 128
+    for dtype, e in (("bf16", 2), ("fp32", 4)):
+        costs = formula(case_of(dtype=dtype))
+        assert (costs.param, costs.grad) == (e * numbers, e * numbers)
+        assert costs.optimizer_state == 2 * e * numbers + 4 * 12
+        assert costs.steady == costs.param + costs.optimizer_state
+        assert costs.total == costs.steady + costs.grad + costs.activation + e * 128 * 352
+        assert costs.refresh_peak is None
+
+
+def test_activation_by_hand() -> None:
+    """measuring: a layer keeps x, rstd, y twice; q, k, v, out, lse; gate, silu, up, product. The head x, rstd, y and
+    the fp32 log-softmax. All share cos and sin; the loop holds ids, labels and the loss, the loss a count."""
+    n, t, c, f, v, heads = 2 * 10, 10, 128, 352, 64, 4
+    layer = 2 * (2 * n * c * 2 + 4 * n) + 4 * n * c * 2 + 4 * n * heads + 24 + 4 * n * f * 2
+    head = 2 * n * c * 2 + 4 * n + 4 * n * v + 4
+    expected = layer + head + 2 * t * 32 * 2 + 2 * 8 * n + 4
+    assert formula(case_of(batch_size=2, seq_len=10)).activation == expected
+
+
+def test_peak_in_the_loss_by_hand() -> None:
+    """Batch 8 x 256 and 32000 words: parameters, states, what forward saved, and two more (N, V) fp32 beside the bf16
+    logits, which the float copy let go: log-softmax, its gradient, the gradient of the loss."""
+    case = plan(["9m"], ["adamw"])[0]
+    costs = formula(case)
+    n, v = 8 * 256, 32_000
+    expected = costs.steady + costs.activation - 4 + 2 * 4 * n * v + 4
+    assert (costs.peak, costs.peak_phase, costs.peak_at) == (expected, "backward", "log-softmax gradient")
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_more_of_anything_never_costs_less(name: str) -> None:
+    base = plan(["9m"], [name], rank=8)[0]
+    small = formula(base)
+    changes: list[dict[str, Any]] = [
+        {"batch_size": 9},
+        {"seq_len": 257},
+        {"accumulation": 2},
+        {"num_layers": 5},
+        {"vocab_size": 32_001},
+    ]
+    for change in changes:
+        large = formula(plan(["9m"], [name], rank=8, **change)[0])
+        assert large.peak >= small.peak, change
+        assert large.param >= small.param and large.activation >= small.activation, change
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_refresh_peak_is_there_where_periodic_work_is(name: str) -> None:
+    case = plan(["9m"], [name])[0]
+    assert has_periodic_work(case.method) == (len(case.method.refresh_steps(HORIZON)) > 0)
+    costs = formula(case)
+    assert (costs.refresh_peak is not None) == has_periodic_work(case.method)
+    assert costs.refresh_peak is None or costs.refresh_peak >= costs.peak
+
+
+def test_seed_device_and_name_cost_nothing() -> None:
+    case = case_of()
+    for change in ({"seed": 7}, {"device": "cpu"}, {"model": "another"}):
+        assert formula(dataclasses.replace(case, **change)) == formula(case)

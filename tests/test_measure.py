@@ -1,0 +1,137 @@
+"""What a measurement adds up: reserved, device, context, residual, on a device like a GPU and on one like a CPU."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+import memprof.measure
+from memprof.api import plan
+from memprof.measure import ROUNDING, measure
+from memprof.record import Measured
+from memprof.scenario import Scenario
+from memprof.timeline import ACTIVATION, BACKWARD, EXTRA, FORWARD, GRAD, OPTIMIZER, OPTIMIZER_STATE, PARAM, Peak
+from memprof.timing import Timing
+from memprof.trace import trace
+from memprof.watch import StepSeen
+
+Make = Callable[..., Any]
+RESIDENT = 40_000
+NUMBER = 8 + 4
+"""bytes of a Python number beside a 0-d fp32 tensor: a double and its cast, which no dispatcher sees"""
+AT_PEAK = {PARAM: 100, GRAD: 100, OPTIMIZER_STATE: 200, ACTIVATION: 50, EXTRA: 30}
+AFTER = {PARAM: 100, GRAD: 0, OPTIMIZER_STATE: 200, ACTIVATION: 0, EXTRA: 8}
+
+
+def scenario_of(method: str = "adamw", **fields: Any) -> Scenario:
+    chosen: dict[str, Any] = {
+        "dtype": "fp32",
+        "kernels": "cpu",
+        "num_layers": 1,
+        "vocab_size": 32,
+        "batch_size": 2,
+        "seq_len": 8,
+    }
+    (scenario,) = plan(["9m"], [method], **chosen | fields)
+    return scenario
+
+
+def seen(nbytes: int = 480, counted: int | None = None) -> StepSeen:
+    makers = {"aten::mm": AT_PEAK[EXTRA] + nbytes - 480}
+    peak = Peak(nbytes, BACKWARD, AT_PEAK | {EXTRA: AT_PEAK[EXTRA] + nbytes - 480}, makers)
+    return StepSeen(replayed=peak, counted=counted, grad=100, activation=60, after=AFTER)
+
+
+@pytest.fixture
+def scripted(monkeypatch: pytest.MonkeyPatch, fake_device: Make) -> Callable[..., Measured]:
+    """Measure a scripted run: what the watch saw, what the clock said, what the device claims."""
+
+    def run(
+        *,
+        ordinary: StepSeen | None = None,
+        refresh: StepSeen | None = None,
+        losses: tuple[float, ...] = (3.0, 2.0),
+        **device: Any,
+    ) -> Measured:
+        phases = {FORWARD: [0.25], BACKWARD: [0.5], OPTIMIZER: [0.25]}
+        timing = Timing(steps=[1.0, 1.0], phases=phases, losses=list(losses), joules_per_example=7.5)
+        monkeypatch.setattr(memprof.measure, "warm_up", lambda scenario, device: None)
+        monkeypatch.setattr(memprof.measure, "resident_bytes", lambda: RESIDENT)
+        monkeypatch.setattr(memprof.measure, "time_steps", lambda scenario, device, steps: timing)
+        monkeypatch.setattr(memprof.measure, "watch_memory", lambda scenario, device: (ordinary or seen(), refresh))
+        return measure(scenario_of(), fake_device(**device))
+
+    return run
+
+
+def test_a_gpus_sum_by_hand(scripted: Callable[..., Measured]) -> None:
+    """device = context + reserved; what blocks are larger than tensors is extra, under its name."""
+    found = scripted(ordinary=seen(counted=512), kind="cuda", process=5_000, reserved=2_000)
+    assert (found.device, found.reserved, found.context) == (5_000, 2_000, 3_000)
+    assert (found.peak, found.residual, found.extra) == (512, 32, 62)
+    assert found.peak_by_category == AT_PEAK | {EXTRA: 62}
+    assert sum(found.peak_by_category.values()) == found.peak
+    assert found.extra_by_maker == {"aten::mm": 30, ROUNDING: 32}
+    assert sum(found.extra_by_maker.values()) == found.extra
+
+
+def test_a_gpu_whose_driver_does_not_say(scripted: Callable[..., Measured]) -> None:
+    found = scripted(ordinary=seen(counted=512), kind="cuda", process=None, reserved=2_000)
+    assert (found.device, found.context) == (None, None)
+    assert (found.reserved, found.residual) == (2_000, 32)
+
+
+def test_a_processors_sum_by_hand(scripted: Callable[..., Measured]) -> None:
+    """The resident set is what was there before + the allocator's peak + what no line explains."""
+    found = scripted(process=41_000)
+    assert (found.device, found.context, found.reserved) == (41_000, RESIDENT, None)
+    assert found.residual == 41_000 - RESIDENT - 480
+    assert found.extra_by_maker == {"aten::mm": 30}, "no blocks, no rounding"
+
+
+def test_a_processors_high_water_mark_is_of_the_worst_step(scripted: Callable[..., Measured]) -> None:
+    found = scripted(refresh=seen(nbytes=900), process=41_000)
+    assert (found.peak, found.refresh_peak) == (480, 900)
+    assert found.residual == 41_000 - RESIDENT - 900
+
+
+def test_what_a_device_does_not_know_is_null(scripted: Callable[..., Measured]) -> None:
+    found = json.loads(json.dumps(dataclasses.asdict(scripted(process=None))))
+    unknown = {key for key, value in found.items() if value is None}
+    assert unknown == {"refresh_peak", "reserved", "device", "residual"}
+    assert found["step_seconds"]["refresh"] is None
+
+
+def test_states_and_speed_by_hand(scripted: Callable[..., Measured]) -> None:
+    found = scripted()
+    assert (found.param, found.grad, found.optimizer_state, found.activation, found.steady) == (100, 100, 200, 60, 308)
+    assert found.examples_per_second is not None and found.examples_per_second.median == 2.0
+    assert found.tokens_per_second == 16.0
+    assert found.step_seconds == {"forward": 0.25, "backward": 0.5, "optimizer": 0.25, "refresh": None}
+    assert found.joules_per_example == 7.5
+
+
+@pytest.mark.parametrize("loss", [math.nan, math.inf, -math.inf])
+def test_a_diverged_loss_is_null(scripted: Callable[..., Measured], loss: float) -> None:
+    found = scripted(losses=(3.0, loss))
+    assert (found.loss_first, found.loss_last) == (3.0, None)
+    json.dumps(dataclasses.asdict(found), allow_nan=False)
+
+
+@pytest.mark.parametrize("method", ["adamw", "galore"])
+def test_a_whole_measurement_says_what_the_trace_says(fake_device: Make, method: str) -> None:
+    scenario = scenario_of(method)
+    expected = trace(scenario)
+    device = fake_device(process=10**9)
+    found = measure(scenario, device, steps=2)
+    keys = ("param", "grad", "optimizer_state", "activation", "steady", "peak_phase")
+    assert {key: getattr(found, key) for key in keys} == {key: getattr(expected, key) for key in keys}
+    assert found.peak - expected.peak in (0, NUMBER) and sum(found.peak_by_category.values()) == found.peak
+    assert (found.refresh_peak is None) == (method == "adamw")
+    assert found.loss_first is not None and found.loss_last is not None and found.loss_last < found.loss_first
+    assert device.calls.index("reset") < device.calls.index("now"), "warmed up, and forgotten, before the clock runs"

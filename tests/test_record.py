@@ -1,0 +1,169 @@
+"""Records through JSON and back; what is not one is refused in one line."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from memprof.errors import MemprofError
+from memprof.record import Formula, Interval, Measured, Record, Trace, document, measured_from_dict
+
+PARTS = {"param": 5, "grad": 4, "optimizer_state": 3, "activation": 2, "extra": 1}
+MEMORY: dict[str, Any] = {**PARTS, "peak": 15, "peak_phase": "backward", "peak_by_category": PARTS, "steady": 8}
+RECORD = Record(
+    id="0123456789ab",
+    scenario={"model": "9m", "method": "adamw", "hyperparameters": {"lr": 0.1}},
+    flags=("throttled",),
+    formula=Formula(**MEMORY, total=20, refresh_peak=16, peak_at="update"),
+    trace=Trace(**MEMORY, extra_largest="aten::mm (1 B)", extra_by_maker={"aten::mm": 1}),
+    measured=Measured(
+        **MEMORY, examples_per_second=Interval(median=2.0, low=1.0, high=3.0), step_seconds={"forward": 0.5}
+    ),
+)
+
+
+def test_json_round_trip() -> None:
+    for record in (RECORD, replace(RECORD, formula=None, trace=None, measured=None, status="oom", reason="too large")):
+        assert Record.from_dict(json.loads(json.dumps(record.to_dict()))) == record
+
+
+def test_document_gives_the_same_bytes() -> None:
+    one = document([RECORD], {"torch": "2"})
+    assert one == document([copy.deepcopy(RECORD)], {"torch": "2"})
+    read = json.loads(one)
+    assert list(read) == ["schema_version", "environment", "records"]
+    assert [Record.from_dict(record) for record in read["records"]] == [RECORD]
+
+
+def test_a_measurement_round_trip() -> None:
+    assert RECORD.measured is not None
+    assert measured_from_dict(json.loads(json.dumps(RECORD.to_dict()["measured"]))) == RECORD.measured
+    with pytest.raises(MemprofError, match="not a measurement of schema 1"):
+        measured_from_dict({"param": 1})
+
+
+def test_difference_by_hand() -> None:
+    assert RECORD.formula is not None
+    assert RECORD.difference() == ("param", 0.0)
+    apart = replace(RECORD, formula=replace(RECORD.formula, grad=5, activation=1))
+    assert apart.difference() == ("activation", -0.5)
+    assert apart.difference("trace", "formula") == ("activation", 1.0)
+    assert replace(RECORD, trace=None).difference() is None
+
+
+def test_a_difference_from_nothing_is_infinite_and_stays_out_of_json() -> None:
+    assert RECORD.trace is not None
+    apart = replace(RECORD, trace=replace(RECORD.trace, grad=0))
+    assert apart.difference() == ("grad", math.inf)
+    assert "Infinity" not in document([apart], {})
+
+
+def test_json_has_no_infinity() -> None:
+    assert RECORD.measured is not None
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        document([replace(RECORD, measured=replace(RECORD.measured, loss_last=math.inf))], {})
+
+
+def test_best_is_the_strongest_witness_that_ran() -> None:
+    assert RECORD.best is RECORD.measured
+    assert replace(RECORD, measured=None).best is RECORD.trace
+    assert replace(RECORD, measured=None, trace=None).best is RECORD.formula
+    assert replace(RECORD, measured=None, trace=None, formula=None).best is None
+
+
+BROKEN: list[tuple[tuple[str, ...], Any]] = [
+    (("id",), 7),
+    (("status",), "fine"),
+    (("status",), []),
+    (("scenario",), []),
+    (("scenario",), {"model": "9m"}),
+    (("scenario", "method"), 3),
+    (("flags",), "throttled"),
+    (("flags",), [1]),
+    (("flags",), None),
+    (("reason",), 3),
+    (("formula",), 3),
+    (("formula", "param"), 1.5),
+    (("formula", "param"), True),
+    (("formula", "peak"), None),
+    (("formula", "peak"), "15"),
+    (("formula", "peak_phase"), None),
+    (("formula", "unknown"), 1),
+    (("formula", "refresh_peak"), "16"),
+    (("formula", "refresh_peak"), 1.5),
+    (("trace", "peak_by_category"), None),
+    (("trace", "peak_by_category"), {}),
+    (("trace", "peak_by_category"), {**PARTS, "other": 0}),
+    (("trace", "peak_by_category", "extra"), 0.5),
+    (("trace", "peak_by_category", "extra"), None),
+    (("measured", "examples_per_second"), 3.0),
+    (("measured", "examples_per_second"), {"median": 1.0}),
+]
+
+
+@pytest.mark.parametrize(("path", "value"), BROKEN, ids=lambda part: str(part))
+def test_a_broken_record_is_refused(path: tuple[str, ...], value: Any) -> None:
+    data = json.loads(json.dumps(RECORD.to_dict()))
+    place = data
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = value
+    with pytest.raises(MemprofError, match="not a memprof record of schema 1") as error:
+        Record.from_dict(data)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("key", ["id", "scenario", "status", "reason", "flags", "formula", "trace", "measured"])
+def test_a_record_without_a_key_is_refused(key: str) -> None:
+    data = RECORD.to_dict()
+    del data[key]
+    with pytest.raises(MemprofError, match=key):
+        Record.from_dict(data)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+def paths(data: Any, prefix: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    inside = (
+        [path for key, value in data.items() for path in paths(value, (*prefix, key))] if isinstance(data, dict) else []
+    )
+    return [prefix, *inside] if prefix else inside
+
+
+@given(st.data())
+def test_a_record_with_anything_anywhere_is_read_or_refused(data: st.DataObject) -> None:
+    broken = json.loads(json.dumps(RECORD.to_dict()))
+    path = data.draw(st.sampled_from(paths(broken)))
+    place = broken
+    for key in path[:-1]:
+        place = place[key]
+    if data.draw(st.booleans()):
+        place[path[-1]] = data.draw(JSON)
+    else:
+        del place[path[-1]]
+    try:
+        record = Record.from_dict(broken)
+    except MemprofError as error:
+        assert len(str(error).splitlines()) == 1
+    else:
+        assert record.to_dict() == Record.from_dict(record.to_dict()).to_dict()
+        assert isinstance(record.method, str) and isinstance(record.model, str)
+        record.difference()
+
+
+@given(JSON)
+def test_any_json_but_a_record_is_refused(value: Any) -> None:
+    with pytest.raises(MemprofError):
+        Record.from_dict(value)

@@ -1,0 +1,259 @@
+"""One cell, whatever becomes of it: a child that crashes, hangs, floods or lies is a status and one line."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any, ClassVar
+
+import psutil
+import pytest
+import torch
+from torch import nn
+
+import memprof.runner
+from memprof.api import plan
+from memprof.catalogue import METHODS
+from memprof.errors import MemprofError, UnsupportedError
+from memprof.method import Footprint, Method, Weight
+from memprof.methods.adamw import AdamW
+from memprof.record import Measured
+from memprof.runner import (
+    MAX_ANSWER,
+    MAX_REASON,
+    CellError,
+    guarded_measure,
+    measure_in_child,
+    one_line,
+    plain,
+    read_answer,
+    run_cell,
+    scenario_from_dict,
+)
+from memprof.scenario import Scenario
+
+AT_PEAK = {"param": 1, "grad": 1, "optimizer_state": 2, "activation": 1, "extra": 0}
+MEASURED = Measured(**AT_PEAK, peak=5, peak_phase="backward", peak_by_category=AT_PEAK, steady=3)  # type: ignore[arg-type]
+ANSWER = json.dumps({"measured": dataclasses.asdict(MEASURED)})
+
+
+def scenario_of(method: str | Method = "adamw", device: str | None = "cpu", **fields: Any) -> Scenario:
+    chosen: dict[str, Any] = {
+        "dtype": "fp32",
+        "kernels": "cpu",
+        "num_layers": 1,
+        "vocab_size": 32,
+        "batch_size": 1,
+        "seq_len": 8,
+    }
+    (scenario,) = plan(["9m"], [method], device=device, **chosen | fields)
+    return scenario
+
+
+@pytest.fixture
+def child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Replace the measuring process by a Python script; returns what the cell became."""
+
+    def run(code: str, timeout: float = 60.0) -> CellError | Measured:
+        program = tmp_path / "child"
+        program.write_text(f"#!{sys.executable}\n{code}")
+        program.chmod(0o755)
+        monkeypatch.setattr(sys, "executable", str(program))
+        try:
+            return measure_in_child(scenario_of(), 2, timeout)
+        except CellError as error:
+            return error
+
+    return run
+
+
+def test_an_answer_comes_back(child: Any) -> None:
+    assert child(f"print({ANSWER!r})") == MEASURED
+
+
+def test_the_child_gets_the_scenario_and_nothing_else(child: Any, tmp_path: Path) -> None:
+    child(f"import sys; open({str(tmp_path / 'got')!r}, 'w').write(sys.stdin.read())")
+    request = json.loads((tmp_path / "got").read_text())
+    assert request == {"scenario": plain(scenario_of().to_dict()), "steps": 2}
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "said"),
+    [
+        ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "crashed", "died of signal 11"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "oom", "as the system does when memory runs out"),
+        ("import sys; print('first\\nlast words', file=sys.stderr); sys.exit(3)", "crashed", r"\(exit 3\): last words"),
+        ("import sys; sys.exit(1)", "crashed", "it said nothing"),
+        ("raise ValueError('bad weight')", "crashed", "ValueError: bad weight"),
+        ("import sys; sys.stderr.write('x' * 10**6); sys.exit(1)", "crashed", "x{50}"),
+    ],
+    ids=["signal", "killed", "tail of stderr", "silent", "traceback", "long line"],
+)
+def test_a_child_that_dies_says_how(child: Any, code: str, status: str, said: str) -> None:
+    error = child(code)
+    assert isinstance(error, CellError) and error.status == status
+    assert re.search(said, str(error)), str(error)
+    assert "\n" not in str(error) and len(str(error)) <= MAX_REASON
+
+
+RUBBISH = {
+    "empty": b"",
+    "text": b"Hello!",
+    "cut": ANSWER[:40].encode(),
+    "bytes": b"\xff\xfe\x00",
+    "list": b"[1, 2]",
+    "number": b"5",
+    "null": b"null",
+    "no figures": b'{"measured": null}',
+    "other keys": b'{"measured": {"param": 1}}',
+    "unknown key": ANSWER.replace('"peak"', '"peek"').encode(),
+    "float of bytes": ANSWER.replace('"param": 1', '"param": 1.5', 1).encode(),
+    "nesting": b"[" * 100_000,
+    "unknown status": b'{"status": "banana", "reason": "?"}',
+    "claims to be fine": b'{"status": "ok", "reason": ""}',
+    "too long": ANSWER.encode() + b" " * MAX_ANSWER,
+}
+
+
+@pytest.mark.parametrize("answer", RUBBISH.values(), ids=RUBBISH.keys())
+def test_rubbish_is_no_measurement(answer: bytes) -> None:
+    with pytest.raises(CellError, match="no usable answer") as error:
+        read_answer(answer, 0, "")
+    assert error.value.status == "crashed"
+
+
+def test_a_child_may_say_itself_what_went_wrong() -> None:
+    with pytest.raises(CellError, match="out of it all") as error:
+        read_answer(b'{"status": "oom", "reason": "out of\\nit all"}', 0, "")
+    assert error.value.status == "oom"
+
+
+def test_a_flood_on_stdout_is_no_answer(child: Any) -> None:
+    error = child(f"print('x' * {MAX_ANSWER + 1})")
+    assert isinstance(error, CellError) and error.status == "crashed"
+
+
+def test_a_hanging_child_is_killed_and_none_is_left(child: Any, tmp_path: Path) -> None:
+    code = f"import os, time; open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid())); time.sleep(600)"
+    error = child(code, timeout=3.0)
+    assert isinstance(error, CellError) and error.status == "timeout"
+    assert "within 3 s" in str(error) and "--timeout" in str(error)
+    assert not psutil.pid_exists(int((tmp_path / "pid").read_text()))
+
+
+@pytest.mark.parametrize(
+    ("raised", "status", "said"),
+    [
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 9 bytes"), "oom", "9 bytes"),
+        (torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2 GiB"), "oom", "memory. Tried"),
+        (MemoryError(), "oom", "no memory left"),
+        (RuntimeError("size mismatch"), "crashed", "size mismatch"),
+        (ZeroDivisionError("division by zero"), "crashed", "ZeroDivisionError: division by zero"),
+        (UnsupportedError("too many events"), "unsupported", "too many events"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else None,
+)
+def test_an_error_while_measuring_becomes_a_status(
+    monkeypatch: pytest.MonkeyPatch, raised: Exception, status: str, said: str
+) -> None:
+    def fail(*_: object) -> Measured:
+        raise raised
+
+    monkeypatch.setattr(memprof.runner, "measure", fail)
+    with pytest.raises(CellError, match=said) as error:
+        guarded_measure(scenario_of(), 2)
+    assert error.value.status == status and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("status", "reason"), [("oom", "9 bytes"), ("timeout", "too slow"), ("crashed", "signal 11")])
+def test_a_failed_measurement_leaves_formula_and_trace(
+    monkeypatch: pytest.MonkeyPatch, status: str, reason: str
+) -> None:
+    def fail(*_: object) -> Measured:
+        raise CellError(status, reason)
+
+    monkeypatch.setattr(memprof.runner, "measure_in_child", fail)
+    record = run_cell(scenario_of())
+    assert (record.status, record.reason, record.measured) == (status, reason, None)
+    assert record.formula is not None and record.trace is not None
+
+
+def test_a_trace_that_breaks_is_a_crashed_cell(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(scenario: Scenario) -> None:
+        raise RuntimeError("no meta kernel\nfor this")
+
+    monkeypatch.setattr(memprof.runner, "trace", fail)
+    record = run_cell(scenario_of(device=None))
+    assert (record.status, record.trace) == ("crashed", None)
+    assert record.reason == "trace: RuntimeError: no meta kernel for this"
+    assert record.formula is not None
+
+
+def test_bad_usage_is_not_a_status(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(scenario: Scenario) -> None:
+        raise MemprofError("rank 9 is larger")
+
+    monkeypatch.setattr(memprof.runner, "trace", fail)
+    with pytest.raises(MemprofError, match="rank 9"):
+        run_cell(scenario_of(device=None))
+
+
+def test_without_a_device_nothing_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memprof.runner, "_measure", lambda *_: pytest.fail("measured"))
+    record = run_cell(scenario_of(device=None))
+    assert (record.status, record.measured) == ("ok", None)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Mine(Method):
+    """A user's own method: plain SGD."""
+
+    name: ClassVar[str] = "mine"
+    paper: ClassVar[str] = "none"
+
+    def prepare(self, model: nn.Module) -> torch.optim.Optimizer:
+        return torch.optim.SGD(model.parameters(), lr=0.1, foreach=False)
+
+    def formula(self, weight: Weight) -> Footprint:
+        return Footprint(param=weight.nbytes, grad=weight.nbytes, optimizer_state=0)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Disguised(AdamW):
+    """A user's own, under a name that the catalogue gives to another class."""
+
+
+@pytest.mark.parametrize("method", [Mine(), Disguised()], ids=["own name", "borrowed name"])
+def test_a_users_own_method_is_measured_right_here(monkeypatch: pytest.MonkeyPatch, method: Method) -> None:
+    monkeypatch.setattr(memprof.runner, "measure_in_child", lambda *_: pytest.fail("a child knows only the catalogue"))
+    record = run_cell(scenario_of(method), steps=2)
+    assert record.status == "ok", record.reason
+    assert record.measured is not None and record.trace is not None
+    assert record.measured.optimizer_state == record.trace.optimizer_state
+    assert record.measured.param == record.trace.param
+
+
+def test_a_users_own_method_that_breaks_is_a_crashed_cell(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(self: Method, model: nn.Module) -> torch.optim.Optimizer:
+        if next(model.parameters()).is_meta:
+            return torch.optim.SGD(model.parameters(), lr=0.1, foreach=False)
+        raise KeyError("no such weight")
+
+    monkeypatch.setattr(Mine, "prepare", broken)
+    record = run_cell(scenario_of(Mine()), steps=2)
+    assert (record.status, record.reason) == ("crashed", "KeyError: 'no such weight'")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_scenario_survives_the_journey_to_a_child(method: str) -> None:
+    for scenario in (scenario_of(method), scenario_of(method, dtype="bf16", accumulation=2, seed=7)):
+        back = scenario_from_dict(json.loads(json.dumps(scenario.to_dict())))
+        assert back == scenario and back.id == scenario.id
+
+
+def test_one_line_by_hand() -> None:
+    assert one_line("  a\n\tb  c\r\n") == "a b c"
+    assert len(one_line("x" * 10_000)) == MAX_REASON

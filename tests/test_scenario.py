@@ -1,0 +1,116 @@
+"""Scenarios: what identifies them, what they refuse, and that refusals name what is allowed."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+from memprof.catalogue import get_method
+from memprof.errors import MemprofError, UnsupportedError
+from memprof.scenario import MAX_TOKENS, Scenario
+from memprof.shapes import get_shape
+
+
+def scenario(**fields: Any) -> Scenario:
+    defaults: dict[str, Any] = {"model": "9m", "shape": get_shape("9m"), "method": get_method("galore:rank=8")}
+    return Scenario(**{**defaults, **fields})
+
+
+def test_id_is_pinned() -> None:
+    """Stored runs, budgets and diffs join on it: when it changes, they are orphaned."""
+    case = scenario()
+    assert case.id == scenario().id == "5788d2acac0b"
+    assert len(case.id) == 12 and int(case.id, 16) >= 0
+
+
+CHANGES: dict[str, dict[str, Any]] = {
+    "model": {"model": "ten"},
+    "vocabulary": {"shape": get_shape("9m", vocab_size=64)},
+    "layers": {"shape": get_shape("9m", num_layers=3)},
+    "theta": {"shape": get_shape("9m", rope_theta=5e5)},
+    "tie": {"shape": get_shape("9m", tie_word_embeddings=True)},
+    "method": {"method": get_method("galore-mini:rank=8")},
+    "rank": {"method": get_method("galore:rank=9")},
+    "lr": {"method": get_method("galore:rank=8,lr=0.02")},
+    "betas": {"method": get_method("galore:rank=8,betas=0.9/0.99")},
+    "batch_size": {"batch_size": 9},
+    "accumulation": {"accumulation": 2},
+    "seq_len": {"seq_len": 255},
+    "dtype": {"dtype": "fp16"},
+    "kernels": {"kernels": "cpu"},
+    "device": {"device": "cpu"},
+    "seed": {"seed": 1},
+}
+
+
+def test_id_changes_with_every_field() -> None:
+    ids = {name: scenario(**change).id for name, change in CHANGES.items()} | {"": scenario().id}
+    assert len(set(ids.values())) == len(ids), ids
+
+
+def test_what_identifies_a_scenario_is_all_of_it() -> None:
+    said = set(scenario().to_dict())
+    assert {field.name for field in dataclasses.fields(Scenario)} <= said
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"dtype": "amp"}, "dtype amp"),
+        ({"checkpointing": True}, "checkpointing"),
+        ({"loss_chunks": 4}, "loss_chunks 4"),
+        ({"clip_grad_norm": 1.0}, "clip_grad_norm 1.0"),
+        ({"counting": "paper"}, "counting 'paper'"),
+    ],
+)
+def test_what_the_step_does_not_do_is_refused(fields: dict[str, Any], named: str) -> None:
+    with pytest.raises(UnsupportedError, match=f"^{named} is not built yet") as error:
+        scenario(**fields)
+    assert error.value.exit_code == 4
+
+
+@pytest.mark.parametrize("name", ["batch_size", "accumulation", "seq_len", "loss_chunks"])
+@pytest.mark.parametrize("value", [0, -1, True, 1.5, float("nan"), float("inf"), "8", None])
+def test_bad_counts_are_refused(name: str, value: Any) -> None:
+    with pytest.raises(MemprofError, match=f"^{name} .*integer of at least 1") as error:
+        scenario(**{name: value})
+    assert error.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"batch_size": MAX_TOKENS}, "at most 67108864 tokens"),
+        ({"seq_len": 10**30}, "at most 67108864 tokens"),
+        ({"dtype": "int4"}, "unknown dtype 'int4'; choose from bf16, fp16, fp32, amp"),
+        ({"kernels": "cuda"}, "unknown kernels 'cuda'; choose from cuda-flash"),
+        ({"seed": -1}, "seed -1 is out of range"),
+        ({"seed": 2**63}, "is out of range"),
+        ({"seed": 1.0}, "seed 1.0 is out of range"),
+        ({"clip_grad_norm": 0.0}, "clip_grad_norm 0.0 is out of range"),
+        ({"clip_grad_norm": float("nan")}, "clip_grad_norm nan is out of range"),
+        ({"shape": get_shape("9m", head_dim=36)}, "multiples of 8, not 36"),
+    ],
+)
+def test_bad_values_name_what_is_allowed(fields: dict[str, Any], words: str) -> None:
+    with pytest.raises(MemprofError, match=words) as error:
+        scenario(**fields)
+    assert error.value.exit_code == 2
+    assert "\n" not in str(error.value)
+
+
+def test_a_method_that_updates_in_backward_cannot_accumulate() -> None:
+    class Backward(type(get_method("adamw"))):  # type: ignore[misc]
+        updates = "backward"
+
+    assert scenario(method=Backward()).accumulation == 1
+    with pytest.raises(MemprofError, match="cannot accumulate"):
+        scenario(method=Backward(), accumulation=2)
+
+
+def test_sizes() -> None:
+    case = scenario(batch_size=3, accumulation=4, seq_len=5, dtype="fp32")
+    assert (case.tokens, case.examples, case.itemsize) == (15, 12, 4)
+    assert sum(weight.nbytes for weight in case.weights()) == 4 * case.shape.num_parameters

@@ -8,13 +8,6 @@ from memprof.record import Formula
 from memprof.scenario import Scenario
 from memprof.timeline import EXTRA, OPTIMIZER, OPTIMIZER_STATE, PARAM, REFRESH
 
-HORIZON = 20_000
-"""steps over which a method is asked for its schedule: the papers' training length"""
-
-
-def has_periodic_work(method: Method) -> bool:
-    return len(method.refresh_steps(HORIZON)) > 0
-
 
 def formula(scenario: Scenario) -> Formula:
     """What the scenario's step costs by the method's formula and the model's closed forms."""
@@ -63,7 +56,7 @@ def update_scratch(method: Method, weights: list[Weight], costs: list[Footprint]
     """Most bytes of scratch in the update: of one weight, or of a group that the method updates together."""
     sizes = [cost.transient for cost in costs if cost.transient]
     cut = groups(sizes, lambda size: size, method.scratch_limit(weights))
-    return max((sum(group) for group in cut), default=0)
+    return max((sum(group) for group in cut), default=0) + method.update_scalars
 
 
 def _worst(scenario: Scenario, held: dict[str, int], costs: ModelCosts, scratch: int, phase: str) -> Instant:
@@ -76,7 +69,7 @@ def _worst(scenario: Scenario, held: dict[str, int], costs: ModelCosts, scratch:
 def _refresh_peak(
     scenario: Scenario, held: dict[str, int], laid_out: ModelCosts, scratch: int, costs: list[Footprint]
 ) -> int | None:
-    if not has_periodic_work(scenario.method):
+    if not scenario.method.is_periodic:
         return None
     refresh = max(cost.refresh for cost in costs)
     return _worst(scenario, held, laid_out, max(refresh, scratch), REFRESH).nbytes

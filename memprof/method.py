@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 _BOUNDS = {"least": operator.ge, "above": operator.gt, "most": operator.le, "below": operator.lt}
 MAX_DEFAULT_RANK = 256
+HORIZON = 20_000
+"""steps of a training, over which schedules are counted: as in "Approximations may be all you need" """
 MAX_INTEGER = 2**63
 
 
@@ -147,8 +149,8 @@ class Method(ABC):
     name: ClassVar[str]
     paper: ClassVar[str]
     updates: ClassVar[Literal["step", "backward"]] = "step"
-    uncounted: ClassVar[int] = 0
-    """bytes of scalars alive in its update that the formula leaves out; tests take it for the most it may be short"""
+    update_scalars: ClassVar[int] = 0
+    """bytes of scalars that stand beside every group's scratch in its update: a step count for the kernel"""
 
     def __post_init__(self) -> None:
         types = field_types(type(self))
@@ -178,6 +180,16 @@ class Method(ABC):
     def refresh_steps(self, horizon: int) -> Sequence[int]:
         """The steps below `horizon`, counted from 0, with periodic work: a refresh, a merge."""
         return ()
+
+    @property
+    def is_periodic(self) -> bool:
+        """Whether there is periodic work at all."""
+        return len(self.refresh_steps(HORIZON)) > 0
+
+    @property
+    def refreshes_per_step(self) -> float:
+        """How often, on average over a training as long as the papers'."""
+        return len(self.refresh_steps(HORIZON)) / HORIZON
 
     def hyperparameters(self) -> dict[str, object]:
         return {spec.name: getattr(self, spec.name) for spec in dataclasses.fields(self)}

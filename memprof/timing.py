@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from memprof.device import Device
-from memprof.formula import HORIZON, has_periodic_work
 from memprof.record import Interval
 from memprof.scenario import Scenario
 from memprof.step import prepare, request_refresh, train_step
@@ -36,7 +35,7 @@ class Timing:
 
     def examples_per_second(self, scenario: Scenario) -> Interval:
         """Median and 95 % bootstrap interval; periodic work is spread over the papers' 20,000 steps."""
-        rate = len(scenario.method.refresh_steps(HORIZON)) / HORIZON
+        rate = scenario.method.refreshes_per_step
         generator = random.Random(scenario.seed)
         draws = sorted(
             scenario.examples / _amortised(_resample(self.steps, generator), _resample(self.refreshes, generator), rate)
@@ -70,7 +69,7 @@ def time_steps(scenario: Scenario, device: Device, count: int) -> Timing:
     model, optimizer = prepare(scenario, device.torch_device)
     timing = Timing()
     losses: list[Tensor] = [train_step(model, optimizer, scenario) for _ in range(WARMUP_STEPS)]
-    periodic = has_periodic_work(scenario.method)
+    periodic = scenario.method.is_periodic
     if periodic:
         request_refresh(optimizer)
         losses.append(train_step(model, optimizer, scenario))

@@ -8,7 +8,6 @@ from contextlib import contextmanager
 
 import torch
 
-from memprof.formula import has_periodic_work
 from memprof.ledger import Ledger
 from memprof.llama import LlamaForCausalLM
 from memprof.record import Trace
@@ -43,7 +42,7 @@ def _trace(scenario: Scenario) -> Trace:
         train_step(model, optimizer, scenario)
     ledger = booked_step(model, optimizer, scenario, OPTIMIZER, kernels)
     refresh_peak = None
-    if has_periodic_work(scenario.method):
+    if scenario.method.is_periodic:
         request_refresh(optimizer)
         refresh_peak = booked_step(model, optimizer, scenario, REFRESH, kernels).peak
     return _read(ledger, refresh_peak)

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from memprof.device import Allocation, Device, Recording
-from memprof.formula import has_periodic_work
 from memprof.ledger import grad_tensors, param_tensors, state_tensors
 from memprof.scenario import Scenario
 from memprof.step import prepare, request_refresh, train_step
@@ -93,7 +92,7 @@ def watch_memory(scenario: Scenario, device: Device) -> tuple[StepSeen, StepSeen
         train_step(watch.model, watch.optimizer, scenario)
         ordinary = watch.step(OPTIMIZER)
         refresh = None
-        if has_periodic_work(scenario.method):
+        if scenario.method.is_periodic:
             request_refresh(watch.optimizer)
             refresh = watch.step(REFRESH)
     timeline, positions = replay(recording, watch.marks)

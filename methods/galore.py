@@ -201,7 +201,7 @@ class GaLore(Method):
 
     name: ClassVar[str] = "galore"
     paper: ClassVar[str] = "arXiv:2403.03507"
-    uncounted: ClassVar[int] = 4  # the step scalar that the fused kernel reads
+    update_scalars: ClassVar[int] = 4  # the step count, fp32, that the fused kernel reads
 
     rank: int | None = setting(None, "rank of the subspace; a quarter of the smallest side, at most 256", least=1)
     update_gap: int = setting(200, "steps from one subspace to the next (the authors' command line: 50)", least=1)
@@ -227,7 +227,7 @@ class GaLore(Method):
     def formula(self, weight: Weight) -> Footprint:
         """A matrix: basis (R, S) + exp_avg (R, L) + exp_avg_sq (R, L), in the parameter dtype; no step tensor.
 
-        Other weights: AdamW. A step's 4-byte step scalar is in neither transient.
+        Other weights: AdamW.
         """
         rank = known_rank(self.name, self.rank)
         if not weight.is_matrix:

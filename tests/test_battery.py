@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from memprof.api import plan
 from memprof.catalogue import METHODS, get_method
 from memprof.errors import MemprofError
-from memprof.formula import formula, has_periodic_work
+from memprof.formula import formula
 from memprof.ledger import state_tensors
 from memprof.llama import LlamaForCausalLM, build_model
 from memprof.method import Footprint, Method, Weight, named_weights
@@ -71,7 +71,7 @@ def assert_formula_is_trace(case: Scenario, seen: Trace | None = None) -> None:
     wrong = {key: pair for key, pair in drift.items() if pair[0] != pair[1]}
     assert not wrong, f"{case.method}: formula, trace: {wrong}; worst instant by formula: {predicted.peak_at}"
     assert_peak(case, "peak", predicted.peak, seen.peak, predicted.peak_at)
-    assert has_periodic_work(case.method) == (predicted.refresh_peak is not None) == (seen.refresh_peak is not None)
+    assert case.method.is_periodic == (predicted.refresh_peak is not None) == (seen.refresh_peak is not None)
     if predicted.refresh_peak is not None and seen.refresh_peak is not None:
         assert_peak(case, "refresh_peak", predicted.refresh_peak, seen.refresh_peak, predicted.peak_at)
     assert_categories(predicted, seen)
@@ -88,7 +88,7 @@ def in_a_layer_of_pairs(case: Scenario, instant: str) -> bool:
 
 def assert_peak(case: Scenario, key: str, predicted: int, seen: int, instant: str) -> None:
     method, slack = case.method, round(PAIR_DRIFT * seen) if in_a_layer_of_pairs(case, instant) else 0
-    short, most = seen - predicted, method.uncounted + slack
+    short, most = seen - predicted, slack
     assert -slack <= short <= most, (
         f"{method}: {key} by formula is {short} bytes ({short / seen:.1e}) below the trace's {seen}, allowed "
         f"{-slack} to {most}; worst instant by formula: {instant}"
@@ -313,7 +313,7 @@ def test_runs_on_meta_with_its_periodic_work(kernels: str, dtype: str, name: str
     model, optimizer = prepare(case, torch.device("meta"))
     for _ in range(2):
         assert train_step(model, optimizer, case).is_meta
-    if has_periodic_work(case.method):
+    if case.method.is_periodic:
         request_refresh(optimizer)
         train_step(model, optimizer, case)
     assert all(t.is_meta for t in (*model.parameters(), *state_tensors(optimizer)))

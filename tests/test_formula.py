@@ -11,7 +11,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from memprof.api import plan
 from memprof.catalogue import METHODS
-from memprof.formula import HORIZON, formula, has_periodic_work
+from memprof.formula import formula
+from memprof.method import HORIZON
 from memprof.scenario import Scenario
 
 
@@ -90,9 +91,9 @@ def test_more_of_anything_never_costs_less(name: str) -> None:
 @pytest.mark.parametrize("name", METHODS)
 def test_refresh_peak_is_there_where_periodic_work_is(name: str) -> None:
     case = plan(["9m"], [name])[0]
-    assert has_periodic_work(case.method) == (len(case.method.refresh_steps(HORIZON)) > 0)
+    assert case.method.is_periodic == (len(case.method.refresh_steps(HORIZON)) > 0)
     costs = formula(case)
-    assert (costs.refresh_peak is not None) == has_periodic_work(case.method)
+    assert (costs.refresh_peak is not None) == case.method.is_periodic
     assert costs.refresh_peak is None or costs.refresh_peak >= costs.peak
 
 

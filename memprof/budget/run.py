@@ -13,7 +13,6 @@ from memprof.budget.config import Budget, BudgetFile, read_budgets
 from memprof.budget.rewrite import new_limits, rewrite
 from memprof.budget.source import shown
 from memprof.errors import MemprofError, NothingToDoError
-from memprof.formula import has_periodic_work
 from memprof.measure import DEFAULT_STEPS
 from memprof.record import Record
 from memprof.runner import DEFAULT_TIMEOUT
@@ -91,7 +90,7 @@ def _plan(file: BudgetFile, budget: Budget, device: str | None) -> Scenario:
     except MemprofError as error:
         raise type(error)(f"{where}: {error}") from None
     for limit in budget.limits:
-        if limit.key == "refresh_peak" and not has_periodic_work(scenario.method):
+        if limit.key == "refresh_peak" and not scenario.method.is_periodic:
             place = file.source.where(budget.index, *limit.path)
             raise MemprofError(
                 f"{place}: {scenario.method.name} has no periodic work and so no refresh_peak; remove it"

@@ -14,7 +14,7 @@ MEASURING, OUTPUT, UPDATING = "Measuring", "Output", "Updating"
 
 
 def check(
-    file: Annotated[str | None, typer.Argument(help="Budget file. [default: memprof.toml here, or [tool.memprof] in pyproject.toml]")] = None,  # noqa: E501
+    file: Annotated[str | None, typer.Argument(help="Budget file. [default: memprof.toml here, or tool.memprof in pyproject.toml]")] = None,  # noqa: E501
     measure: Annotated[bool, typer.Option("--measure", help="Check real steps instead of a trace.", rich_help_panel=MEASURING)] = False,  # noqa: E501
     device: Annotated[str | None, typer.Option(help="Where to measure: cuda or cpu; implies --measure.", rich_help_panel=MEASURING)] = None,  # noqa: E501
     steps: Annotated[int, typer.Option(min=2, max=100_000, help="Timed optimizer steps.", rich_help_panel=MEASURING)] = 10,  # noqa: E501

@@ -6,7 +6,7 @@ import dataclasses
 import typing
 
 from memprof.errors import MemprofError, shown
-from memprof.method import Method, allowed, field_types, is_optional
+from memprof.method import Method
 from memprof.methods.adafactor import Adafactor
 from memprof.methods.adam_mini import AdamMini
 from memprof.methods.adamw import AdamW
@@ -15,6 +15,7 @@ from memprof.methods.galore_mini import GaLoreMini
 from memprof.methods.lora import LoRA
 from memprof.methods.low_rank import LowRank
 from memprof.methods.relora import ReLoRA
+from memprof.setting import allowed, field_types, is_optional
 
 METHODS: dict[str, type[Method]] = {
     method.name: method for method in (AdamW, Adafactor, AdamMini, GaLore, GaLoreMini, LowRank, LoRA, ReLoRA)

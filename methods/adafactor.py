@@ -22,8 +22,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from memprof.method import Footprint, Method, Weight, setting
+from memprof.method import Footprint, Method, Weight
 from memprof.optimizer import MethodOptimizer, with_grad
+from memprof.setting import setting
 
 FP32_BYTES = 4
 SCALARS = 2

@@ -22,8 +22,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from memprof.method import Footprint, Method, Role, Weight, named_weights, setting
+from memprof.method import Footprint, Method, Role, Weight, named_weights
 from memprof.optimizer import MethodOptimizer, with_grad
+from memprof.setting import setting
 
 PER_HEAD = frozenset({Role.Q, Role.K})
 

@@ -12,8 +12,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from memprof.method import Footprint, Method, Weight, setting
+from memprof.method import Footprint, Method, Weight
 from memprof.optimizer import MethodOptimizer, fused_adamw_, with_grad
+from memprof.setting import setting
 
 STEP_BYTES = 4
 """torch keeps each tensor's step count as an fp32 scalar beside its moments"""

@@ -31,8 +31,9 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from memprof.method import Footprint, Method, Weight, bound_rank, groups, known_rank, named_weights, setting
+from memprof.method import Footprint, Method, Weight, bound_rank, groups, known_rank, named_weights
 from memprof.optimizer import Group, MatrixOptimizer, adamw_footprint, fused_adamw_, step_tensor
+from memprof.setting import setting
 
 EIGH_ITEMSIZE = 4
 """bytes: eigenvectors are computed in fp32, in fp64 for fp64 gradients"""

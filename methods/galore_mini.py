@@ -28,7 +28,7 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from memprof.method import Footprint, Method, Weight, bound_rank, groups, known_rank, named_weights, setting
+from memprof.method import Footprint, Method, Weight, bound_rank, groups, known_rank, named_weights
 from memprof.methods.adam_mini import as_blocks, denominators, num_blocks, update_vmeans_
 from memprof.methods.galore import (
     basis_shape,
@@ -38,6 +38,7 @@ from memprof.methods.galore import (
     top_subspace,
 )
 from memprof.optimizer import Group, MethodOptimizer, Periodic, with_grad
+from memprof.setting import setting
 
 
 def update_low_rank_moment_(exp_avg: Tensor, grad_MN: Tensor, basis: Tensor, beta1: float) -> None:

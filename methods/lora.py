@@ -27,9 +27,10 @@ from typing import ClassVar, Self
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from memprof.method import Footprint, Method, Weight, bound_rank, known_rank, named_weights, replace_matrices, setting
+from memprof.method import Footprint, Method, Weight, bound_rank, known_rank, named_weights, replace_matrices
 from memprof.methods.adamw import STEP_BYTES, AdamW, FusedAdamW
 from memprof.methods.low_rank import factor_bytes, factors
+from memprof.setting import setting
 
 
 class LoRALinear(nn.Module):

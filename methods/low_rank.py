@@ -26,17 +26,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from memprof.method import (
-    Footprint,
-    Method,
-    Weight,
-    bound_rank,
-    known_rank,
-    named_weights,
-    replace_matrices,
-    setting,
-)
+from memprof.method import Footprint, Method, Weight, bound_rank, known_rank, named_weights, replace_matrices
 from memprof.methods.adamw import STEP_BYTES, AdamW, FusedAdamW
+from memprof.setting import setting
 
 
 def random_(a_RN: Tensor, b_MR: Tensor, weight_MN: Tensor) -> None:

@@ -33,10 +33,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from memprof.method import Footprint, Weight, known_rank, setting
+from memprof.method import Footprint, Weight, known_rank
 from memprof.methods.adamw import FusedAdamW
 from memprof.methods.lora import LoRA, LoRALinear
 from memprof.optimizer import Periodic
+from memprof.setting import setting
 
 MASK_BYTES = 1
 """one bool for each element of the moment that is being pruned"""

@@ -17,7 +17,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
     frozenset(layer.split())
     for layer in (
         "errors",
-        "units record difference method timeline",
+        "units setting record difference method timeline",
         "shapes",
         "scenario model_config",
         "optimizer",
@@ -28,7 +28,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "remember ledger allocator device",
         "step",
         "instants formula trace watch timing measure",
-        "runner worker",
+        "child headroom runner worker",
         "report store diff papers pytest_plugin",
         "api doctor",
         "budget",
@@ -39,7 +39,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
 """Low to high. A module imports from lower layers, or from its own without a circle; never from a higher one."""
 HEIGHT = {name: level for level, layer in enumerate(LAYERS) for name in layer}
 
-WITHOUT_TORCH = ("errors", "units", "record", "method", "timeline", "shapes", "scenario", "model_config")
+WITHOUT_TORCH = ("errors", "units", "setting", "record", "method", "timeline", "shapes", "scenario", "model_config")
 REPORT_READS = {"errors", "units", "record", "difference", "timeline", "report"}  # timeline for the names of categories
 
 

@@ -38,7 +38,7 @@ def _first_line(method: type) -> str:
 def _fields(method: type) -> list[tuple[str, str, str, str]]:
     import dataclasses
 
-    from memprof.method import allowed, field_types
+    from memprof.setting import allowed, field_types
 
     rows = []
     for spec, hint in zip(dataclasses.fields(method), field_types(method).values(), strict=True):

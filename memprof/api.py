@@ -14,15 +14,18 @@ import torch
 from memprof.catalogue import CORE, get_method
 from memprof.device import has_cuda
 from memprof.errors import MemprofError, UnsupportedError
+from memprof.headroom import MAX_FRACTION, outgrown
 from memprof.kernels import get_kernels
 from memprof.measure import DEFAULT_STEPS
 from memprof.method import Method
 from memprof.model_config import read_config
 from memprof.record import Record
-from memprof.runner import DEFAULT_TIMEOUT, describe_device, run_cell
+from memprof.runner import DEFAULT_TIMEOUT, describe_device, run_cell, unfinished
 from memprof.scenario import DEVICE_CHOICES, ITEMSIZE, KERNEL_CHOICES, Scenario
 from memprof.shapes import LlamaShape, get_shape, override
 from memprof.step import TORCH_DTYPE
+
+DEFAULT_BATCH = 8
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -65,21 +68,21 @@ def plan(
     device: str | None = None,
     vocab_size: int | None = None,
     num_layers: int | None = None,
+    batch_size: int | Sequence[int] = DEFAULT_BATCH,
     **fields: Any,
 ) -> list[Scenario]:
-    """Every model with every method, once, checked before anything runs. `device` None: nothing is measured."""
+    """Every model with every method and batch, once, checked before anything runs. `device` None: not measured."""
     if dtype not in ITEMSIZE:
         raise MemprofError(f"unknown dtype {dtype!r}; choose from {', '.join(ITEMSIZE)}")
     chosen = choose_kernels(kernels, device, dtype)
-    scenarios = []
+    batches = [batch_size] if isinstance(batch_size, int) else batch_size
+    scenarios: list[Scenario] = []
     for model in models:
         name, shape = resolve_model(model, vocab_size=vocab_size, num_layers=num_layers)
         for spec in methods:
             method = resolve_method(spec, shape, ITEMSIZE[dtype], rank)
-            scenario = Scenario(
-                model=name, shape=shape, method=method, dtype=dtype, kernels=chosen, device=device, **fields
-            )
-            scenarios.append(scenario)
+            given = {"dtype": dtype, "kernels": chosen, "device": device, **fields}
+            scenarios += [Scenario(model=name, shape=shape, method=method, batch_size=b, **given) for b in batches]
     return list({scenario.id: scenario for scenario in scenarios}.values())
 
 
@@ -107,11 +110,24 @@ def choose_device(measure: bool | None, device: str | None) -> str | None:
 
 
 def run(
-    scenarios: Iterable[Scenario], *, steps: int = DEFAULT_STEPS, timeout: float = DEFAULT_TIMEOUT
+    scenarios: Iterable[Scenario],
+    *,
+    steps: int = DEFAULT_STEPS,
+    timeout: float = DEFAULT_TIMEOUT,
+    max_fraction: float = MAX_FRACTION,
+    failed: Iterable[Record] = (),
 ) -> Iterator[Record]:
-    """Records one by one, as each finishes."""
+    """Records one by one, as each finishes. What is larger than a cell that ran out of memory, here or among `failed`,
+    is skipped."""
+    known = list(failed)
     for scenario in scenarios:
-        yield run_cell(scenario, steps=steps, timeout=timeout)
+        reason = outgrown(scenario, known)
+        if reason is not None:
+            record = unfinished(scenario, "skipped", reason)
+        else:
+            record = run_cell(scenario, steps=steps, timeout=timeout, max_fraction=max_fraction)
+        known.append(record)
+        yield record
 
 
 def compare(
@@ -122,11 +138,12 @@ def compare(
     device: str | None = None,
     steps: int = DEFAULT_STEPS,
     timeout: float = DEFAULT_TIMEOUT,
+    max_fraction: float = MAX_FRACTION,
     **fields: Any,
 ) -> Records:
     """Methods side by side on each model. Fields are those of `plan` and `Scenario`."""
     scenarios = plan(models, methods, device=choose_device(measure, device), **fields)
-    return Records(run(scenarios, steps=steps, timeout=timeout))
+    return Records(run(scenarios, steps=steps, timeout=timeout, max_fraction=max_fraction))
 
 
 def profile(model: str = "1b", method: str | Method = "adamw", **fields: Any) -> Record:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from memprof.kernels import KERNELS, Kernels
-from memprof.method import Footprint, Role
+from memprof.method import Factors, Footprint, Role
 from memprof.scenario import Scenario
 from memprof.timeline import ACTIVATION, BACKWARD, EXTRA, GRAD, OPTIMIZER_STATE, PARAM
 
@@ -186,68 +186,91 @@ class Backward:
 
     def norm(self, name: str, cost: Footprint) -> None:
         s = self.sizes
-        if s.norm_scratch:
-            self.scratch(name, cost.grad)
+        if s.norm_scratch:  # of a norm made of plain operators, at its worst
+            self.scratch(f"{name} scratch", s.norm_scratch, cost.grad)
         self.gradients(name, cost.grad, s.hidden)
         self.walk.at(f"{name} freed", extra=-s.hidden, activation=-s.norm)
 
-    def scratch(self, name: str, weight: int) -> None:
-        """The backward of a norm made of plain operators, at its worst: the weight's gradient is there already."""
-        extra, grad = (weight, 0) if self.accumulating else (0, weight)
-        self.walk.passing(f"{name} scratch", self.sizes.norm_scratch + extra, grad)
+    def scratch(self, name: str, extra: int, weight: int) -> None:
+        """Scratch beside a weight's new gradient, which comes again with its operation's others."""
+        if self.accumulating:
+            self.walk.passing(name, extra + weight)
+        else:
+            self.walk.passing(name, extra, weight)
 
     def mlp(self, name: str, costs: LayerCosts) -> None:
         s, at = self.sizes, self.walk.at
-        self.linear(f"{name} down_proj", costs[Role.DOWN], s.mlp)
-        at(f"{name} down_proj freed", activation=-s.mlp)
+        self.linear(f"{name} down_proj", costs[Role.DOWN], 0, s.mlp, frees=s.mlp)
         at(f"{name} product", extra=2 * s.mlp)
         at(f"{name} product freed", extra=-s.mlp, activation=-2 * s.mlp)
-        self.linear(f"{name} up_proj", costs[Role.UP], s.hidden)
-        at(f"{name} up_proj freed", extra=-s.mlp)
+        self.linear(f"{name} up_proj", costs[Role.UP], s.mlp, s.hidden)
         at(f"{name} silu", extra=s.mlp)
         at(f"{name} silu freed", extra=-s.mlp, activation=-s.mlp)
-        self.linear(f"{name} gate_proj", costs[Role.GATE], s.hidden)
-        at(f"{name} gate_proj freed", extra=-s.mlp, activation=-s.hidden)
-        self.add(name)
+        self.linear(f"{name} gate_proj", costs[Role.GATE], s.mlp, s.hidden, frees=s.hidden, joins=True)
         self.norm(f"{name} norm", costs[Role.NORM])
-        self.add(name)
+        self.add(f"{name} residual", s.hidden)
 
     def attention(self, name: str, costs: LayerCosts, first: bool) -> None:
         s, at = self.sizes, self.walk.at
-        self.linear(f"{name} o_proj", costs[Role.O], s.query)
+        self.linear(f"{name} o_proj", costs[Role.O], 0, s.query)
         at(f"{name} kernel", extra=s.query + 2 * s.expanded)
         at(f"{name} kernel freed", extra=-s.query, activation=-(2 * s.query + 2 * s.expanded + s.lse))
         if s.expanded != s.key:
             at(f"{name} keys folded", extra=s.key - s.expanded)
             at(f"{name} values folded", extra=s.key - s.expanded)
-        self.linear(f"{name} v_proj", costs[Role.V], s.hidden)
-        at(f"{name} v_proj freed", extra=-s.key)
+        self.linear(f"{name} v_proj", costs[Role.V], s.key, s.hidden)
         self.rotary(f"{name} k rotary", s.key)
-        self.linear(f"{name} k_proj", costs[Role.K], s.hidden)
-        at(f"{name} k_proj freed", extra=-s.key)
-        self.add(name)
+        self.linear(f"{name} k_proj", costs[Role.K], s.key, s.hidden, joins=True)
         self.rotary(f"{name} q rotary", s.query)
         if first:
             at("rotary tables freed", activation=-s.rotary)
-        self.linear(f"{name} q_proj", costs[Role.Q], s.hidden)
-        at(f"{name} q_proj freed", extra=-s.query, activation=-s.hidden)
-        self.add(name)
+        self.linear(f"{name} q_proj", costs[Role.Q], s.query, s.hidden, frees=s.hidden, joins=True)
         self.norm(f"{name} norm", costs[Role.NORM])
-        self.add(name)
+        self.add(f"{name} residual", s.hidden)
 
-    def linear(self, name: str, cost: Footprint, grad_input: int) -> None:
-        """A weight's gradient and its input's; what an adapter saved goes with it."""
+    def linear(
+        self, name: str, cost: Footprint, grad_output: int, grad_input: int, frees: int = 0, joins: bool = False
+    ) -> None:
+        """Backward of a linear layer: gradients of its weight and its input out of its output's, which goes then.
+
+        `grad_output` is 0 where the residual stream holds that gradient. `frees` is the input, of the last layer that
+        saved it; `joins` says that another layer has given that input a gradient already.
+        """
+        if cost.factors is not None:
+            self.factored(name, cost, cost.factors, grad_output, grad_input, frees, joins)
+            return
         self.gradients(name, cost.grad, grad_input)
-        self.walk.at(f"{name} adapter freed", activation=-_saved(self.sizes, cost))
+        self.walk.at(f"{name} freed", extra=-grad_output, activation=-frees - _saved(self.sizes, cost))
+        if joins:
+            self.add(name, grad_input)
+
+    def factored(
+        self, name: str, cost: Footprint, factors: Factors, grad_output: int, grad_input: int, frees: int, joins: bool
+    ) -> None:
+        """Backward of y = B A x (+ W x): through B, then A, then the frozen W, whose gradient of x is added to A's."""
+        h, at = _saved(self.sizes, cost), self.walk.at
+        if factors.scaled:
+            self.walk.passing(f"{name} gradient of A x, with and without the scale", 2 * h)
+            self.scratch(f"{name} B gradient, with and without the scale", h + factors.grad, factors.grad)
+        self.gradients(f"{name} B", factors.grad, h)
+        at(f"{name} B freed", extra=0 if factors.beside else -grad_output, activation=-h)
+        self.gradients(f"{name} A", cost.grad - factors.grad, grad_input)
+        at(f"{name} A freed", extra=-h, activation=-frees)
+        if joins:
+            self.add(f"{name} A", grad_input)
+        if factors.beside:
+            at(f"{name} frozen weight", extra=grad_input)
+            at(f"{name} freed", extra=-grad_output)
+            self.add(name, grad_input)
 
     def rotary(self, name: str, size: int) -> None:
         """Beside the incoming gradient: its two products and half of it negated, then their sum in its place."""
         self.walk.passing(name, size + size // 2 + size)
 
-    def add(self, name: str) -> None:
+    def add(self, name: str, size: int) -> None:
         """Two gradients of one tensor are added out of place."""
-        self.walk.at(f"{name} gradients added", extra=self.sizes.hidden)
-        self.walk.at(f"{name} addends freed", extra=-2 * self.sizes.hidden)
+        self.walk.at(f"{name} gradients added", extra=size)
+        self.walk.at(f"{name} addends freed", extra=-2 * size)
 
     def embedding(self, cost: Footprint, tied: bool) -> None:
         """The dense gradient of the embedding; under a tied head the head's gradient and their sum beside it."""

@@ -115,7 +115,7 @@ def _cpu_flash(q_BTHD: Tensor, k_BTKD: Tensor, v_BTKD: Tensor) -> Tensor:
 
 CUDA_FLASH = Kernels("cuda-flash", _cuda_rms_norm, _cuda_flash, expands_kv=False, lse_multiple=1, rng_bytes=24)
 CUDA_EFFICIENT = Kernels(
-    "cuda-efficient", _cuda_rms_norm, _cuda_efficient, expands_kv=True, lse_multiple=32, rng_bytes=16
+    "cuda-efficient", _cuda_rms_norm, _cuda_efficient, expands_kv=True, lse_multiple=32, rng_bytes=0
 )
 CPU = Kernels("cpu", _cpu_rms_norm, _cpu_flash, expands_kv=False, lse_multiple=1, rng_bytes=0, norm_scratch=4)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import types
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import Any, Self
 
@@ -22,6 +22,11 @@ from memprof.remember import MetaKernels
 from memprof.timeline import BACKWARD, FORWARD, GRAD, OPTIMIZER, OPTIMIZER_STATE, OUTSIDE, PARAM, Peak, Timeline
 
 _LEAVES = (str, bytes, int, float, type, types.ModuleType, types.FunctionType, nn.Module)
+
+
+_ON_DEVICE = {torch.ops.aten._scaled_dot_product_efficient_attention.default: 2}
+"""How many of an operator's outputs lie on the device. CUDA makes this one's random seed and offset on the host
+(attention.cu, _efficient_attention_forward without dropout); on meta tensors they look like the device's."""
 
 
 def tensors_in(root: object) -> Iterator[Tensor]:
@@ -145,17 +150,20 @@ class Ledger(TorchDispatchMode):
         return False
 
     def __torch_dispatch__(
-        self, func: Callable[..., Any], kinds: Iterable[type], args: Any = (), kwargs: dict[str, Any] | None = None
+        self, func: Any, kinds: Iterable[type], args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         if not self._marked:
             self._notice_phase()
-        for arg in () if func is torch.ops.aten.lift_fresh.default else args:  # torch.tensor() makes that input unseen
+        kwargs = kwargs or {}
+        given = (
+            () if func is torch.ops.aten.lift_fresh.default else (*args, *kwargs.values())
+        )  # torch.tensor() is unseen
+        for arg in given:
             for part in arg if isinstance(arg, list | tuple) else (arg,):
                 if isinstance(part, Tensor):
                     self._meet(part)
-        kwargs = kwargs or {}
         out = func(*args, **kwargs) if self.kernels is None else self.kernels.run(func, args, kwargs)
-        for part in out if isinstance(out, list | tuple) else (out,):
+        for part in out[: _ON_DEVICE.get(func)] if isinstance(out, list | tuple) else (out,):
             if isinstance(part, Tensor):
                 self._book(part, func)
         return out

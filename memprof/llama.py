@@ -107,7 +107,7 @@ class LlamaModel(nn.Module):
 
     def forward(self, ids_BT: Tensor) -> Tensor:
         batch, positions = ids_BT.shape
-        x_NC = self.embed_tokens(ids_BT.view(-1))
+        x_NC = self.embed_tokens(ids_BT.flatten())
         rotary = rotary_tables(positions, self.config.head_dim, self.config.rope_theta, x_NC.dtype, x_NC.device)
         for layer in self.layers:
             x_NC = layer(x_NC, batch, rotary)
@@ -135,7 +135,7 @@ class LlamaForCausalLM(nn.Module):
     def forward(self, input_ids: Tensor, labels: Tensor) -> Tensor:
         """Loss of `input_ids` (B, T) against `labels` (B, T), shifted already."""
         logits_NV = self.lm_head(self.model(input_ids))
-        return cross_entropy(logits_NV, labels.view(-1))
+        return cross_entropy(logits_NV, labels.flatten())
 
 
 def cross_entropy(logits_NV: Tensor, labels_N: Tensor) -> Tensor:

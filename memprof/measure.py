@@ -82,7 +82,7 @@ def _measured(
         reserved=reserved,
         device=process,
         context=context,
-        residual=_residual(ordinary, refresh, process, reserved, context, rounding),
+        residual=_residual(ordinary, refresh, process, reserved, context),
         examples_per_second=speed,
         tokens_per_second=speed.median * scenario.seq_len,
         step_seconds=timing.step_seconds(),
@@ -98,11 +98,10 @@ def _residual(
     process: int | None,
     reserved: int | None,
     context: int | None,
-    rounding: int,
 ) -> int | None:
     """What no line explains: of the allocator's blocks on a GPU, of the resident set's growth on a CPU."""
     if reserved is not None:
-        return rounding
+        return 0  # what rounding to whole blocks adds is in extra, under its own name
     if process is None or context is None:
         return None
     return process - context - max(ordinary.peak, refresh.peak if refresh else 0)

@@ -110,6 +110,18 @@ def named_weights(model: nn.Module) -> list[tuple[Weight, nn.Parameter]]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Factors:
+    """A product B A in the place of a layer's weight, or beside it: how backward goes through it."""
+
+    grad: int
+    """bytes of B's gradient, which comes first; the rest of the footprint's is A's"""
+    scaled: bool = False
+    """the product has a factor, so the gradients of A x and of B are made once without and once with it"""
+    beside: bool = False
+    """the layer's own weight stays, frozen, and gives its input a second gradient"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Footprint:
     """Bytes one weight costs. Over a model the fields are summed, transient by group and refresh by max."""
 
@@ -121,6 +133,8 @@ class Footprint:
     """saved by autograd beyond the plain layer, per token (LoRA: rank * itemsize)"""
     saved: int = 0
     """the same, once (a materialised W)"""
+    factors: Factors | None = None
+    """where a product takes the weight's place: what is saved is then A x"""
     transient: int = 0
     """most alive inside this weight's update, beyond the above"""
     refresh: int = 0

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Self, cast
 
@@ -15,8 +15,9 @@ from memprof.errors import MemprofError
 
 SCHEMA_VERSION = 1
 STATUSES = ("ok", "oom", "crashed", "timeout", "skipped", "unsupported", "interrupted")
-COMPARED = ("param", "grad", "optimizer_state", "activation", "peak")
+COMPARED = ("param", "grad", "optimizer_state", "activation", "extra", "peak", "refresh_peak")
 """the keys over which formula and trace are held together"""
+MAX_BYTES = 2**63
 PARTS = ("param", "grad", "optimizer_state", "activation", "extra")
 """the keys of `peak_by_category`"""
 
@@ -120,7 +121,8 @@ class Record:
         one, other = getattr(self, first), getattr(self, second)
         if one is None or other is None:
             return None
-        gaps = {key: _relative(getattr(one, key), getattr(other, key)) for key in COMPARED}
+        pairs = {key: (getattr(one, key), getattr(other, key)) for key in COMPARED}
+        gaps = {key: _relative(*pair) for key, pair in pairs.items() if None not in pair}
         key = max(gaps, key=lambda name: abs(gaps[name]))
         return key, gaps[key]
 
@@ -173,13 +175,53 @@ def _witness(kind: type[Any], data: Mapping[str, Any] | None) -> Any:
     parts = values["peak_by_category"]
     if not isinstance(parts, dict) or set(parts) != set(PARTS) or not all(map(_is_size, parts.values())):
         raise ValueError(f"peak_by_category must give bytes for {', '.join(PARTS)}")
-    if not isinstance(values["peak_phase"], str):
-        raise ValueError("peak_phase must be text")
+    _check_kinds(kind, values)
     return kind(**values)
 
 
+def _check_kinds(kind: type[Any], values: Mapping[str, Any]) -> None:
+    """Every other figure is what its field says; what is not to be had is null."""
+    speed = values.get("examples_per_second")
+    for figure in () if speed is None else (speed.median, speed.low, speed.high):
+        if not _is_number(figure):
+            raise ValueError("examples_per_second must be finite numbers")
+    for name, test in _KINDS.items():
+        value = values.get(name)
+        if name in values and not test(value) and not (value is None and "None" in str(kind.__annotations__[name])):
+            raise ValueError(f"{name} is not what the schema says")
+
+
 def _is_size(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+    return _is_bytes(value) and cast(int, value) >= 0
+
+
+def _is_bytes(value: object) -> bool:
+    """A difference of bytes may be below 0."""
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < MAX_BYTES
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < math.inf
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _is_makers(value: object) -> bool:
+    return isinstance(value, dict) and all(map(_is_text, value)) and all(map(_is_bytes, value.values()))
+
+
+def _is_seconds(value: object) -> bool:
+    return isinstance(value, dict) and all(part is None or _is_number(part) for part in value.values())
+
+
+_KINDS: dict[str, Callable[[object], bool]] = {
+    "peak_phase": _is_text, "peak_at": _is_text, "extra_largest": _is_text, "total": _is_size, "reserved": _is_size,
+    "device": _is_size, "context": _is_bytes, "residual": _is_bytes, "extra_by_maker": _is_makers,
+    "step_seconds": _is_seconds, "tokens_per_second": _is_number, "joules_per_example": _is_number,
+    "loss_first": _is_number, "loss_last": _is_number,
+}  # fmt: skip
 
 
 def measured_from_dict(data: Mapping[str, Any] | None) -> Measured:

@@ -7,18 +7,16 @@ process holds no tensors and unpickles nothing.
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-import tempfile
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, BinaryIO
+from dataclasses import asdict
+from typing import Any
 
 from memprof.catalogue import METHODS, get_method
+from memprof.child import MAX_ANSWER, NO_ANSWER, CellError, ask_child, one_line
 from memprof.device import get_device
 from memprof.errors import MemprofError, UnsupportedError
 from memprof.formula import formula
+from memprof.headroom import MAX_FRACTION, Headroom
 from memprof.measure import DEFAULT_STEPS, measure
 from memprof.record import STATUSES, Measured, Record, measured_from_dict
 from memprof.scenario import Scenario
@@ -28,20 +26,15 @@ from memprof.trace import trace
 DEFAULT_TIMEOUT = 1_800.0
 """seconds one measured cell may take"""
 DESCRIBE_TIMEOUT = 120.0
-MAX_ANSWER = 2**20
-"""bytes of a child's answer; a real one has about 2,000"""
-MAX_REASON = 300
 
 
-class CellError(Exception):
-    """A cell that ended otherwise than well: its status and the reason, in one line."""
-
-    def __init__(self, status: str, reason: str) -> None:
-        super().__init__(reason)
-        self.status = status
-
-
-def run_cell(scenario: Scenario, *, steps: int = DEFAULT_STEPS, timeout: float = DEFAULT_TIMEOUT) -> Record:
+def run_cell(
+    scenario: Scenario,
+    *,
+    steps: int = DEFAULT_STEPS,
+    timeout: float = DEFAULT_TIMEOUT,
+    max_fraction: float = MAX_FRACTION,
+) -> Record:
     """A record of the scenario; what goes wrong in running it becomes the record's status and reason."""
     predicted = formula(scenario)
     identity: dict[str, Any] = {"id": scenario.id, "scenario": plain(scenario.to_dict()), "formula": predicted}
@@ -54,10 +47,16 @@ def run_cell(scenario: Scenario, *, steps: int = DEFAULT_STEPS, timeout: float =
     if scenario.device is None:
         return Record(**identity, trace=traced)
     try:
-        measured = _measure(scenario, steps, timeout)
+        measured = _measure(scenario, steps, timeout, Headroom.of(traced, max_fraction))
     except CellError as error:
         return Record(**identity, trace=traced, status=error.status, reason=str(error))
-    return Record(**identity, trace=traced, measured=measured)
+    reason = None if measured.loss_last is not None else "the loss is not finite: the training diverged"
+    return Record(**identity, trace=traced, measured=measured, reason=reason)
+
+
+def unfinished(scenario: Scenario, status: str, reason: str) -> Record:
+    """A record of a cell that nobody ran."""
+    return Record(id=scenario.id, scenario=plain(scenario.to_dict()), status=status, reason=reason)
 
 
 def plain(data: Mapping[str, Any]) -> dict[str, Any]:
@@ -65,24 +64,24 @@ def plain(data: Mapping[str, Any]) -> dict[str, Any]:
     return dict(json.loads(json.dumps(data)))
 
 
-def one_line(text: str) -> str:
-    return " ".join(text.split())[:MAX_REASON]
-
-
-def _measure(scenario: Scenario, steps: int, timeout: float) -> Measured:
+def _measure(scenario: Scenario, steps: int, timeout: float, headroom: Headroom) -> Measured:
     """In a child where the method has a name to send; a user's own Method object is measured right here."""
     if METHODS.get(scenario.method.name) is type(scenario.method):
-        return measure_in_child(scenario, steps, timeout)
-    return guarded_measure(scenario, steps)
+        return measure_in_child(scenario, steps, timeout, headroom)
+    return guarded_measure(scenario, steps, headroom)
 
 
-def guarded_measure(scenario: Scenario, steps: int) -> Measured:
-    """Measure, with torch's errors told apart: out of memory, or anything else."""
+def guarded_measure(scenario: Scenario, steps: int, headroom: Headroom) -> Measured:
+    """Measure if there is room, with torch's errors told apart: out of memory, or anything else."""
     import torch
 
     assert scenario.device is not None
     try:
-        return measure(scenario, get_device(scenario.device), steps)
+        device = get_device(scenario.device)
+        headroom.check(device)
+        return measure(scenario, device, steps)
+    except CellError:
+        raise
     except torch.OutOfMemoryError as error:
         raise CellError("oom", one_line(str(error))) from None
     except MemoryError:
@@ -98,46 +97,19 @@ def guarded_measure(scenario: Scenario, steps: int) -> Measured:
         raise CellError("crashed", one_line(f"{type(error).__name__}: {error}")) from None
 
 
-def measure_in_child(scenario: Scenario, steps: int, timeout: float) -> Measured:
+def measure_in_child(scenario: Scenario, steps: int, timeout: float, headroom: Headroom) -> Measured:
     """Measure in a fresh Python process; its crash, hang or rubbish is this cell's status and nothing more."""
-    return read_answer(*_ask_child({"scenario": scenario.to_dict(), "steps": steps}, timeout))
+    request = {"scenario": scenario.to_dict(), "steps": steps, "headroom": asdict(headroom)}
+    return read_answer(*ask_child(request, timeout))
 
 
 def describe_device(kind: str) -> dict[str, Any]:
     """What the device is called, asked in a child: here, the question alone would set up a context on a GPU."""
-    answer, code, last_words = _ask_child({"describe": kind}, DESCRIBE_TIMEOUT)
+    answer, code, last_words = ask_child({"describe": kind}, DESCRIBE_TIMEOUT)
     try:
         return dict(json.loads(answer)["described"])
     except (ValueError, KeyError, TypeError):
         raise UnsupportedError(one_line(f"device {kind} does not answer (exit {code}): {last_words}")) from None
-
-
-def _ask_child(request: Mapping[str, Any], timeout: float) -> tuple[bytes, int, str]:
-    """A worker's answer to one request, its exit code and the last line it said on standard error."""
-    root = str(Path(__file__).resolve().parent.parent)
-    path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
-    with tempfile.TemporaryFile() as errors:
-        with subprocess.Popen(
-            [sys.executable, "-m", "memprof.worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            env=os.environ | {"PYTHONPATH": path},
-        ) as child:
-            try:
-                answer, _ = child.communicate(json.dumps(request).encode(), timeout=timeout)
-            except subprocess.TimeoutExpired:
-                raise CellError("timeout", f"no answer within {timeout:g} s; give it longer with --timeout") from None
-            finally:
-                child.kill()
-        return answer, child.returncode, _tail(errors)
-
-
-def _tail(errors: BinaryIO) -> str:
-    size = errors.seek(0, os.SEEK_END)
-    errors.seek(max(0, size - 4096))
-    lines = errors.read().decode(errors="replace").strip().splitlines()
-    return lines[-1] if lines else "it said nothing"
 
 
 def read_answer(answer: bytes, code: int, last_words: str) -> Measured:
@@ -156,7 +128,7 @@ def read_answer(answer: bytes, code: int, last_words: str) -> Measured:
             raise CellError(data["status"], one_line(str(data["reason"])))
         return measured_from_dict(data["measured"])
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, MemprofError):
-        raise CellError("crashed", "the measuring process gave no usable answer") from None
+        raise CellError("crashed", NO_ANSWER) from None
 
 
 def scenario_from_dict(data: Mapping[str, Any]) -> Scenario:

@@ -6,13 +6,14 @@ import errno
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from memprof.errors import MemprofError, NothingToDoError
+from memprof.lock import FileLock
 from memprof.record import SCHEMA_VERSION, Record
 
 RECORDS = "records.jsonl"
@@ -26,6 +27,7 @@ class RunStore:
     """A run that is being written."""
 
     path: Path
+    lock: FileLock | None = field(default=None, repr=False, compare=False)
 
     @classmethod
     def create(
@@ -34,12 +36,18 @@ class RunStore:
         force: bool = False,
         resume: bool = False,
         environment: Mapping[str, Any] | None = None,
+        planned: Collection[str] = (),
     ) -> RunStore:
-        """A folder ready for `append`; refuses, before it writes anything, what neither flag allows."""
-        store = cls(Path(path))
-        started = _check(store.path, force, resume)
-        with _disk(store.path):
-            store.path.mkdir(parents=True, exist_ok=True)
+        """A folder ready for `append` until `close`, or until nobody holds the store.
+
+        Refuses, before it writes anything, what neither flag allows, a folder that another process writes to, and to
+        continue a run with none of the cells that are `planned`, where these are given.
+        """
+        given = Path(path)
+        started = _check(given, force, resume, planned)
+        with _disk(given):
+            given.mkdir(parents=True, exist_ok=True)
+            store = cls(given, FileLock(given / RECORDS))
             if started and resume:
                 _mend(store.records)
                 if dict(environment or {}) != read_environment(store.path):
@@ -52,6 +60,11 @@ class RunStore:
     @property
     def records(self) -> Path:
         return self.path / RECORDS
+
+    def close(self) -> None:
+        """Let another process write here."""
+        if self.lock is not None:
+            self.lock.release()
 
     def append(self, record: Record) -> None:
         """One line, on the disk when this returns."""
@@ -105,7 +118,7 @@ def render(path: str | Path, records: Sequence[Record] | None = None, **options:
         return files.write(folder, records, **options)
 
 
-def _check(path: Path, force: bool, resume: bool) -> bool:
+def _check(path: Path, force: bool, resume: bool, planned: Collection[str]) -> bool:
     """Whether a run was started here; an error where the flags do not allow what is found."""
     if force and resume:
         raise MemprofError("--force starts over and --resume continues; give one of them")
@@ -114,7 +127,12 @@ def _check(path: Path, force: bool, resume: bool) -> bool:
             raise MemprofError(f"{path} is a file; a run needs a folder of its own")
         started = (path / RECORDS).exists()
         if started and resume:
-            load(path)  # a run of another schema must not be continued
+            found = load(path)  # a run of another schema must not be continued
+            if found and planned and not any(record.id in planned for record in found):
+                raise MemprofError(
+                    f"the run {path} is of other scenarios: none of its {len(found)} cells is asked for here; "
+                    "repeat the options it was made with, or use --force to start over"
+                )
         elif path.exists() and not force and any(path.iterdir()):
             what = "holds other files than a run" if resume else "is not empty"
             ways = "--force to write there all the same" if resume else "--force to start over or --resume to continue"
@@ -123,8 +141,9 @@ def _check(path: Path, force: bool, resume: bool) -> bool:
 
 
 def _clear(path: Path) -> None:
-    """What an earlier run left, and nothing else."""
-    for name in (RECORDS, *RENDERED):
+    """What an earlier run left, and nothing else. The records' file stays, for the lock is on it."""
+    os.truncate(path / RECORDS, 0)
+    for name in RENDERED:
         (path / name).unlink(missing_ok=True)
 
 

@@ -19,7 +19,7 @@ from memprof.timeline import OPTIMIZER, OPTIMIZER_STATE, PARAM, REFRESH
 
 def trace(scenario: Scenario) -> Trace:
     """Run the scenario's step on meta tensors: once to create the state, once booked, once more with periodic work."""
-    with _collector_paused():
+    with torch.random.fork_rng(devices=[]), _collector_paused():
         return _trace(scenario)
 
 

@@ -11,6 +11,7 @@ knows blocks by substrings of names and takes dim * dim / n_heads elements for a
 n_heads were left at their defaults; here roles and head counts decide. It gives a "bias" plain Adam; a 1-D tensor is
 one block here, and is not decayed. Per weight it makes g * g, m * stepsize and their negation, all full-size; here the
 mean of g^2 is a row norm squared, accumulated in fp32, and the update one addcdiv_ with a broadcast denominator.
+In pure fp16 the block means and eps underflow and the weights become NaN within a few steps, as with the authors' code.
 """
 
 from __future__ import annotations

@@ -12,7 +12,10 @@ low-rank gradient (R, N). So the basis is always R * S elements and the moments 
 Where this and the authors' code differ:
 * they take the SVD of the gradient; here the eigenvectors of its Gram matrix, the same subspace at a fraction of the
   cost. The sign of a singular vector is arbitrary and old moments are re-read in the new basis, so each vector's
-  largest entry is made positive;
+  largest entry is made positive. The Gram matrix squares the condition number, so in fp32 the weak end of a wide basis
+  is rougher than an SVD's: on real gradients of a 60m model Adam's first update was 3e-2 (singular values down to 3 %
+  of the largest, rank 128 of 512) or 2e-1 (down to 1 %) off the fp64 one, an fp32 SVD's 3e-5 or 8e-3; at rank 8, 4e-6.
+  The energy captured is the same to 1e-6;
 * in fp32 runs they keep a view of U or V^T, which keeps the whole S x S factor alive; the basis here is a copy;
 * they project, update and add back with full-size temporaries; here one kernel updates the moments of many weights
   and one matrix product folds learning rate, scale and decay into the weight;

@@ -16,6 +16,7 @@ The printed algorithm has slips. Read here as the text around it says:
 * the update is subtracted: W = W - lr * scale * ..., where step 7 adds.
 Embedding, head and norms take Adam-mini (the paper does not say; its table counts no second moment there). Decay comes
 before the update and spares norms, as in Adam-mini. What is not stated follows GaLore: lr, scale, gap, eps.
+In pure fp16 the block means and eps underflow, as in Adam-mini: use bf16 or fp32.
 """
 
 from __future__ import annotations

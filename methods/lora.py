@@ -27,7 +27,16 @@ from typing import ClassVar, Self
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from memprof.method import Footprint, Method, Weight, bound_rank, known_rank, named_weights, replace_matrices
+from memprof.method import (
+    Factors,
+    Footprint,
+    Method,
+    Weight,
+    bound_rank,
+    known_rank,
+    named_weights,
+    replace_matrices,
+)
 from memprof.methods.adamw import STEP_BYTES, AdamW, FusedAdamW
 from memprof.methods.low_rank import factor_bytes, factors
 from memprof.setting import setting
@@ -105,4 +114,5 @@ class LoRA(Method):
             grad=pair,
             optimizer_state=2 * (pair + STEP_BYTES),
             saved_per_token=rank * weight.itemsize,
+            factors=Factors(grad=rank * weight.shape[0] * weight.itemsize, scaled=self.alpha != rank, beside=True),
         )

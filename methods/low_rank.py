@@ -26,7 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from memprof.method import Footprint, Method, Weight, bound_rank, known_rank, named_weights, replace_matrices
+from memprof.method import Factors, Footprint, Method, Weight, bound_rank, known_rank, named_weights, replace_matrices
 from memprof.methods.adamw import STEP_BYTES, AdamW, FusedAdamW
 from memprof.setting import setting
 
@@ -121,4 +121,5 @@ class LowRank(Method):
             grad=pair,
             optimizer_state=2 * (pair + STEP_BYTES),
             saved_per_token=rank * weight.itemsize,
+            factors=Factors(grad=rank * weight.shape[0] * weight.itemsize),
         )

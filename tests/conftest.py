@@ -51,6 +51,7 @@ class FakeDevice:
     process: int | None = None
     reserved: int | None = None
     allocated: int | None = None
+    free: int | None = None
     calls: list[str] = field(default_factory=list)
     """what was asked of it, in order"""
     clock: float = 0.0
@@ -91,6 +92,9 @@ class FakeDevice:
 
     def process_bytes(self) -> int | None:
         return self.process
+
+    def free_bytes(self) -> int | None:
+        return self.free
 
     def joules(self) -> float | None:
         self.calls.append("joules")

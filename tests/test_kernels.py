@@ -76,7 +76,8 @@ def saved_bytes(work: Any, inputs: list[Tensor]) -> tuple[int, Any]:
     kept: dict[int, Any] = {}
 
     def pack(tensor: Tensor) -> Tensor:
-        if tensor.untyped_storage()._cdata not in known:
+        on_host = tensor.ndim == 0 and tensor.dtype == torch.int64  # efficient attention's seed and offset, on CUDA
+        if tensor.untyped_storage()._cdata not in known and not on_host:
             kept[tensor.untyped_storage()._cdata] = tensor.untyped_storage()
         return tensor
 

@@ -19,6 +19,7 @@ from memprof.llama import build_model
 from memprof.scenario import Scenario
 from memprof.step import prepare, train_step
 from memprof.timeline import CATEGORIES
+from memprof.trace import trace
 
 CPU = torch.device("cpu")
 SMALL = {"batch_size": 2, "seq_len": 24, "vocab_size": 96, "num_layers": 2}
@@ -406,3 +407,17 @@ def test_reading_a_ledger_twice_says_the_same() -> None:
     x = ledger.peak
     step_of(model, optimizer, torch.randn(700, 10))
     assert ledger.peak == x
+
+
+def test_a_buffer_given_by_keyword_is_outside() -> None:
+    module, buffer, a = nn.Linear(2, 2), torch.zeros(100, 100), torch.zeros(100, 100)
+    with Ledger(module) as ledger:
+        torch.mm(a, a, out=buffer)
+    assert ledger.peak == sum(p.nbytes for p in module.parameters())
+
+
+def test_a_trace_leaves_the_callers_random_numbers_alone() -> None:
+    (scenario,) = plan(["9m"], ["lora"], num_layers=1, vocab_size=64, seq_len=8)
+    state = torch.get_rng_state()
+    trace(scenario)
+    assert torch.equal(torch.get_rng_state(), state)

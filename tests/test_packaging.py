@@ -17,7 +17,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
     frozenset(layer.split())
     for layer in (
         "errors",
-        "units setting record difference method timeline",
+        "units lock interrupt setting record difference method timeline",
         "shapes",
         "scenario model_config",
         "optimizer",

@@ -17,17 +17,15 @@ from torch import nn
 import memprof.runner
 from memprof.api import plan
 from memprof.catalogue import METHODS
+from memprof.child import MAX_ANSWER, MAX_REASON, CellError, one_line
 from memprof.errors import MemprofError, UnsupportedError
+from memprof.headroom import Headroom
 from memprof.method import Footprint, Method, Weight
 from memprof.methods.adamw import AdamW
 from memprof.record import Measured
 from memprof.runner import (
-    MAX_ANSWER,
-    MAX_REASON,
-    CellError,
     guarded_measure,
     measure_in_child,
-    one_line,
     plain,
     read_answer,
     run_cell,
@@ -35,6 +33,7 @@ from memprof.runner import (
 )
 from memprof.scenario import Scenario
 
+NEEDS_NOTHING = Headroom(needed=0)
 AT_PEAK = {"param": 1, "grad": 1, "optimizer_state": 2, "activation": 1, "extra": 0}
 MEASURED = Measured(**AT_PEAK, peak=5, peak_phase="backward", peak_by_category=AT_PEAK, steady=3)  # type: ignore[arg-type]
 ANSWER = json.dumps({"measured": dataclasses.asdict(MEASURED)})
@@ -63,7 +62,7 @@ def child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         program.chmod(0o755)
         monkeypatch.setattr(sys, "executable", str(program))
         try:
-            return measure_in_child(scenario_of(), 2, timeout)
+            return measure_in_child(scenario_of(), 2, timeout, NEEDS_NOTHING)
         except CellError as error:
             return error
 
@@ -77,7 +76,11 @@ def test_an_answer_comes_back(child: Any) -> None:
 def test_the_child_gets_the_scenario_and_nothing_else(child: Any, tmp_path: Path) -> None:
     child(f"import sys; open({str(tmp_path / 'got')!r}, 'w').write(sys.stdin.read())")
     request = json.loads((tmp_path / "got").read_text())
-    assert request == {"scenario": plain(scenario_of().to_dict()), "steps": 2}
+    assert request == {
+        "scenario": plain(scenario_of().to_dict()),
+        "steps": 2,
+        "headroom": dataclasses.asdict(NEEDS_NOTHING),
+    }
 
 
 @pytest.mark.parametrize(
@@ -136,6 +139,16 @@ def test_a_flood_on_stdout_is_no_answer(child: Any) -> None:
     assert isinstance(error, CellError) and error.status == "crashed"
 
 
+def test_a_flood_without_end_is_cut_off_at_once(child: Any) -> None:
+    error = child("while True: print('x' * 100_000)")
+    assert isinstance(error, CellError) and error.status == "crashed" and "no usable answer" in str(error)
+
+
+def test_a_child_that_hangs_after_its_answer_is_a_timeout(child: Any) -> None:
+    error = child(f"import os, time; print({ANSWER!r}, flush=True); os.close(1); time.sleep(600)", timeout=3.0)
+    assert isinstance(error, CellError) and error.status == "timeout"
+
+
 def test_a_hanging_child_is_killed_and_none_is_left(child: Any, tmp_path: Path) -> None:
     code = f"import os, time; open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid())); time.sleep(600)"
     error = child(code, timeout=3.0)
@@ -164,7 +177,7 @@ def test_an_error_while_measuring_becomes_a_status(
 
     monkeypatch.setattr(memprof.runner, "measure", fail)
     with pytest.raises(CellError, match=said) as error:
-        guarded_measure(scenario_of(), 2)
+        guarded_measure(scenario_of(), 2, NEEDS_NOTHING)
     assert error.value.status == status and "\n" not in str(error.value)
 
 

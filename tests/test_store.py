@@ -119,6 +119,7 @@ def test_resume_after_a_torn_line_writes_whole_lines(tmp_path: Path, end: bytes)
     store.append(make("adamw"))
     with store.records.open("ab") as file:
         file.write(b'{"id": "lo' + end)
+    store.close()
     RunStore.create(tmp_path, resume=True).append(make("lora"))
     assert store.load() == [make("adamw"), make("lora")]
 
@@ -127,6 +128,7 @@ def test_a_last_record_without_its_newline_counts(tmp_path: Path) -> None:
     store = RunStore.create(tmp_path)
     store.append(make("adamw"))
     store.records.write_bytes(store.records.read_bytes().rstrip())
+    store.close()
     RunStore.create(tmp_path, resume=True).append(make("lora"))
     assert store.load() == [make("adamw"), make("lora")]
 

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from memprof.api import plan
@@ -56,7 +57,9 @@ def ask(arguments: list[str], request: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_what_libraries_print_does_not_reach_the_answer() -> None:
-    request = json.dumps({"scenario": scenario_of().to_dict(), "steps": 2})
+    request = json.dumps(
+        {"scenario": scenario_of().to_dict(), "steps": 2, "headroom": {"needed": 0, "max_fraction": 1}}
+    )
     done = ask(["-c", NOISY], request)
     assert done.returncode == 0, done.stderr
     measured = measured_from_dict(json.loads(done.stdout)["measured"])
@@ -71,6 +74,39 @@ def test_what_libraries_print_does_not_reach_the_answer() -> None:
 def test_a_bad_request_has_no_answer(request_: str) -> None:
     done = ask(["-m", "memprof.worker"], request_)
     assert done.returncode != 0 and done.stdout == ""
+
+
+DEPENDENT = """
+import pathlib, signal, sys
+from memprof.worker import OOM_SCORE, depend_on
+depend_on(int(sys.argv[1]))
+print(OOM_SCORE.read_text().strip(), signal.getsignal(signal.SIGINT) == signal.SIG_IGN, flush=True)
+sys.stdin.read()
+"""
+PARENT = """
+import os, subprocess, sys, time
+child = subprocess.Popen([sys.executable, "-c", sys.argv[1], str(os.getpid())], stdin=subprocess.PIPE)
+print(child.pid, flush=True)
+time.sleep(600)
+"""
+
+
+def test_a_worker_dies_with_its_parent_and_before_it_when_memory_runs_out() -> None:
+    """The parent is killed as nobody can prepare for; the child waits on a pipe that stays open here."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", PARENT, DEPENDENT]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as parent:
+        assert parent.stdout is not None
+        child = psutil.Process(int(parent.stdout.readline()))
+        assert parent.stdout.readline() == "1000 True\n"
+        parent.kill()
+    gone, left = psutil.wait_procs([child], timeout=10)
+    assert gone and not left
+
+
+def test_a_worker_whose_parent_is_gone_already_does_nothing() -> None:
+    done = ask(["-m", "memprof.worker", "1000000000"], "{}")
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", "")
 
 
 def test_a_cell_runs_in_a_process_of_its_own() -> None:

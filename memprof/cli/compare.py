@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-EXIT_CELL_FAILED = 3
+from memprof.errors import CellFailedError
 
 
 class Witness(StrEnum):
@@ -23,7 +23,7 @@ def compare(
     model: Annotated[list[str], typer.Option(help="Named shape or path to a config.json; repeats.", rich_help_panel=SCENARIO)] = ["1b"],  # noqa: B006, E501
     method: Annotated[list[str] | None, typer.Option(help="name, or name:key=value,...; repeats; 'all'. [default: the core eight]", rich_help_panel=SCENARIO)] = None,  # noqa: E501
     rank: Annotated[int | None, typer.Option(min=1, help="Rank, for methods that have one. [default: a quarter of the smallest treated side, at most 256]", rich_help_panel=SCENARIO)] = None,  # noqa: E501
-    batch_size: Annotated[int, typer.Option("--batch-size", "--batch", min=1, help="Sequences of a micro-batch.", rich_help_panel=SCENARIO)] = 8,  # noqa: E501
+    batch_size: Annotated[list[int], typer.Option("--batch-size", "--batch", min=1, help="Sequences of a micro-batch; repeats.", rich_help_panel=SCENARIO)] = [8],  # noqa: B006, E501
     accumulation: Annotated[int, typer.Option(min=1, help="Micro-batches of an optimizer step.", rich_help_panel=SCENARIO)] = 1,  # noqa: E501
     seq_len: Annotated[int, typer.Option("--seq-len", "--seq", min=1, help="Tokens of a sequence.", rich_help_panel=SCENARIO)] = 256,  # noqa: E501
     dtype: Annotated[str, typer.Option(help="bf16, fp16, fp32 or amp.", rich_help_panel=SCENARIO)] = "bf16",
@@ -38,13 +38,15 @@ def compare(
     device: Annotated[str | None, typer.Option(help="Where to measure: cuda or cpu.", rich_help_panel=MEASURING)] = None,  # noqa: E501
     steps: Annotated[int, typer.Option(min=2, max=100_000, help="Timed optimizer steps.", rich_help_panel=MEASURING)] = 10,  # noqa: E501
     timeout: Annotated[float, typer.Option(min=1.0, max=1e6, help="Seconds that one measured cell may take.", rich_help_panel=MEASURING)] = 1_800.0,  # noqa: E501
+    max_fraction: Annotated[float, typer.Option(min=0.01, max=100.0, help="Skip a cell that needs more than this share of the free memory; above 1 tries what does not fit.", rich_help_panel=MEASURING)] = 0.95,  # noqa: E501
     by: Annotated[Witness | None, typer.Option(help="Whose figures the columns show. [default: the strongest that ran]", rich_help_panel=OUTPUT)] = None,  # noqa: E501
     unit: Annotated[str, typer.Option(help="GiB (2**30), GB (1e9), MiB, MB, ...", rich_help_panel=OUTPUT)] = "GiB",
     fits: Annotated[str | None, typer.Option(help="Say what fits a memory such as 24GiB.", rich_help_panel=OUTPUT)] = None,  # noqa: E501
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.", rich_help_panel=OUTPUT)] = False,  # noqa: E501
     output: Annotated[str | None, typer.Option("--output", "-o", help="Keep the run in this folder: records, tables, charts.", rich_help_panel=OUTPUT)] = None,  # noqa: E501
     force: Annotated[bool, typer.Option("--force", help="Start over in a folder that holds a run.", rich_help_panel=OUTPUT)] = False,  # noqa: E501
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in that folder.", rich_help_panel=OUTPUT)] = False,  # noqa: E501
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in that folder: cells run that neither finished nor ran out of memory.", rich_help_panel=OUTPUT)] = False,  # noqa: E501
+    retry_oom: Annotated[bool, typer.Option("--retry-oom", help="With --resume: cells that ran out of memory run again too.", rich_help_panel=OUTPUT)] = False,  # noqa: E501
 ) -> None:  # fmt: skip
     """Methods side by side: memory by formula, by trace and, with a device, measured; and speed."""
     from memprof.cli.session import Session, View
@@ -67,7 +69,9 @@ def compare(
         clip_grad_norm=clip_grad_norm,
         seed=seed,
     )
-    view = View.of(by=by, unit=unit, fits=fits, json=json, output=output, force=force, resume=resume)
-    records = session.run(view, steps=steps, timeout=timeout)
+    view = View.of(
+        by=by, unit=unit, fits=fits, json=json, output=output, force=force, resume=resume, retry_oom=retry_oom
+    )
+    records = session.run(view, steps=steps, timeout=timeout, max_fraction=max_fraction)
     if any(record.status != "ok" for record in records):
-        raise typer.Exit(EXIT_CELL_FAILED)
+        raise typer.Exit(CellFailedError.exit_code)

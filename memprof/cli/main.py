@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 from typing import Annotated, NoReturn
 
@@ -15,6 +14,7 @@ from memprof.cli.doctor import doctor
 from memprof.cli.methods import methods
 from memprof.cli.models import models
 from memprof.errors import MemprofError
+from memprof.interrupt import Interrupted, listening
 
 USAGE = 2
 INTERRUPTED = 130
@@ -54,26 +54,17 @@ def root(
     """What a way of training a LLaMA costs in memory and speed, and why."""
 
 
-class Interrupted(BaseException):
-    """Ctrl-C or a termination. A kind of our own, since typer makes what it likes of KeyboardInterrupt."""
-
-
-def _interrupt(*_: object) -> NoReturn:
-    raise Interrupted
-
-
 def main() -> None:
     """Run the command line; whatever a user can cause becomes one line on stderr and an exit code."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _interrupt)
-    try:
-        code = app(standalone_mode=False)
-    except (Interrupted, KeyboardInterrupt):
-        _fail("interrupted; with -o what had finished is kept, and --resume goes on", INTERRUPTED)
-    except MemprofError as error:
-        _fail(str(error), error.exit_code)
-    except Exception as error:
-        _fail_usage(error)
+    with listening():
+        try:
+            code = app(standalone_mode=False)
+        except (Interrupted, KeyboardInterrupt):
+            _fail("interrupted; with -o what had finished is kept, and --resume goes on", INTERRUPTED)
+        except MemprofError as error:
+            _fail(str(error), error.exit_code)
+        except Exception as error:
+            _fail_usage(error)
     sys.exit(code or 0)
 
 

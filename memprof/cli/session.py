@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -10,8 +11,10 @@ from memprof.api import choose_device, environment, plan, run
 from memprof.catalogue import CORE, METHODS
 from memprof.cli.screen import Progress, note, print_process, print_table
 from memprof.errors import MemprofError
+from memprof.interrupt import Interrupted, held
 from memprof.record import Record, document
 from memprof.report.table import render
+from memprof.runner import unfinished
 from memprof.scenario import Scenario
 from memprof.store import RunStore
 from memprof.units import UNITS, parse_size
@@ -28,15 +31,28 @@ class View:
     output: str | None
     force: bool
     resume: bool
+    retry_oom: bool
 
     @classmethod
-    def of(cls, *, unit: str, fits: str | None, output: str | None, force: bool, resume: bool, **fields: Any) -> Self:
+    def of(
+        cls,
+        *,
+        unit: str,
+        fits: str | None,
+        output: str | None,
+        force: bool,
+        resume: bool,
+        retry_oom: bool,
+        **fields: Any,
+    ) -> Self:
         if unit not in UNITS:
             raise MemprofError(f"unknown unit {unit!r}; choose from {', '.join(UNITS)}")
+        if retry_oom and not resume:
+            raise MemprofError("--retry-oom speaks of a run that is continued; add --resume")
         if (force or resume) and output is None:
             raise MemprofError("--force and --resume speak of a folder; name it with -o")
         size = None if fits is None else parse_size(fits)
-        return cls(unit=unit, fits=size, output=output, force=force, resume=resume, **fields)
+        return cls(unit=unit, fits=size, output=output, force=force, resume=resume, retry_oom=retry_oom, **fields)
 
     @property
     def table_options(self) -> dict[str, Any]:
@@ -63,30 +79,43 @@ class Session:
         chosen = choose_device(measure, device)
         return cls(plan(models, _methods(methods), device=chosen, **fields), chosen)
 
-    def run(self, view: View, *, steps: int, timeout: float) -> list[Record]:
-        """Run what is missing, keep each record as it comes, then show them all."""
+    def run(self, view: View, **options: Any) -> list[Record]:
+        """Run what is missing, keep each record as it comes, then show them all. `options` are those of `api.run`."""
         facts = environment(self.device)
-        store = None
-        done: list[Record] = []
-        if view.output is not None:
-            store = RunStore.create(view.output, force=view.force, resume=view.resume, environment=facts)
-            done = self._finished(store)
+        store = self._open(view, facts)
+        past = store.load() if store else []
+        done = self._finished(past, view.retry_oom)
         known = {record.id for record in done}
         missing = [scenario for scenario in self.scenarios if scenario.id not in known]
         names = [record.method for record in done] + [scenario.method.name for scenario in missing]
         progress = Progress(names, live=not view.json, **view.table_options)
-        records = run(missing, steps=steps, timeout=timeout)
-        progress.watch(_kept(records, store), done)
+        failed = [record for record in past if record.id not in {scenario.id for scenario in missing}]
+        kept: set[str] = set()
+        try:
+            progress.watch(_kept(run(missing, failed=failed, **options), store, kept), done)
+        except (Interrupted, KeyboardInterrupt):
+            if store is not None:
+                _mark([scenario for scenario in missing if scenario.id not in kept], store)
+            raise
         done = self._in_order(done)
         self._show(done, facts, view, live=progress.live)
         if store is not None:
             store.render(done, **view.table_options)
+            store.close()
             note(f"kept in {view.output}")
         return done
 
-    def _finished(self, store: RunStore) -> list[Record]:
+    def _open(self, view: View, facts: Mapping[str, Any]) -> RunStore | None:
+        if view.output is None:
+            return None
+        planned = {scenario.id for scenario in self.scenarios}
+        return RunStore.create(view.output, view.force, view.resume, environment=facts, planned=planned)
+
+    def _finished(self, past: Sequence[Record], retry_oom: bool) -> list[Record]:
+        """What need not run again. Out of memory is a result too; a crash, a timeout or an interrupt is none."""
         wanted = {scenario.id for scenario in self.scenarios}
-        return [record for record in store.load() if record.id in wanted and record.status == "ok"]
+        results = ("ok",) if retry_oom else ("ok", "oom")
+        return [record for record in past if record.id in wanted and record.status in results]
 
     def _in_order(self, records: Sequence[Record]) -> list[Record]:
         place = {scenario.id: index for index, scenario in enumerate(self.scenarios)}
@@ -102,11 +131,21 @@ class Session:
         print_process(records, view.unit)
 
 
-def _kept(records: Any, store: RunStore | None) -> Any:
+def _kept(records: Iterable[Record], store: RunStore | None, kept: set[str]) -> Iterator[Record]:
+    """Each record, on the disk and noted among `kept` before it is shown."""
     for record in records:
-        if store is not None:
-            store.append(record)
+        with held():
+            if store is not None:
+                store.append(record)
+            kept.add(record.id)
         yield record
+
+
+def _mark(scenarios: Sequence[Scenario], store: RunStore) -> None:
+    """The run itself says which cells an interrupt left out. On a full disk it cannot, and they are missing anyway."""
+    with held(), suppress(MemprofError):
+        for scenario in scenarios:
+            store.append(unfinished(scenario, "interrupted", "interrupted before it had finished"))
 
 
 def _methods(asked: Sequence[str] | None) -> Sequence[str]:

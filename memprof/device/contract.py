@@ -55,6 +55,9 @@ class Device(Protocol):
     def process_bytes(self) -> int | None:
         """What the driver or the operating system says this process uses."""
 
+    def free_bytes(self) -> int | None:
+        """What a process could take now; None where that is not to be known."""
+
     def joules(self) -> float | None:
         """The energy counter; None where there is none."""
 

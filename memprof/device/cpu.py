@@ -65,6 +65,10 @@ class CpuDevice:
         """High-water mark of the resident set. It never falls: read `resident_bytes` before for the rest."""
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
+    def free_bytes(self) -> int | None:
+        """What the host could give without swapping. A container's own limit is not seen."""
+        return int(psutil.virtual_memory().available)
+
     def joules(self) -> float | None:
         return None
 

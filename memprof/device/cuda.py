@@ -98,6 +98,10 @@ class CudaDevice:
     def process_bytes(self) -> int | None:
         return self.nvml.own_bytes() if self.nvml else None
 
+    def free_bytes(self) -> int | None:
+        """What the driver could give beside this process's context, which this question sets up if none is there."""
+        return int(torch.cuda.mem_get_info(self.torch_device)[0])
+
     def joules(self) -> float | None:
         return self.nvml.joules() if self.nvml else None
 

@@ -25,7 +25,7 @@ def parts(measured: Measured) -> list[Part]:
         ("context", measured.context),
         ("cached, fragmented", cached),
         ("allocated at peak", measured.peak),
-        ("of it block rounding", measured.residual),
+        ("of it block rounding", measured.extra_by_maker.get("block rounding", 0)),
     ]
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from memprof.record import Formula, Measured, Memory, Record, Trace
 from memprof.report import captions
 from memprof.report.columns import choose
-from memprof.report.describe import spell
+from memprof.report.describe import plain, spell
 from memprof.report.rows import make_rows
 from memprof.timeline import BACKWARD, CATEGORIES, FORWARD, OPTIMIZER, REFRESH
 
@@ -62,8 +62,16 @@ def to_frame(records: Sequence[Record]) -> pandas.DataFrame:
 
 def csv(records: Sequence[Record]) -> str:
     """`to_frame` as text; the same records give the same bytes."""
-    text: str = to_frame(records).to_csv(index=False, lineterminator="\n")
+    text: str = to_frame(records).map(_inert).to_csv(index=False, lineterminator="\n")
     return text
+
+
+def _inert(value: Any) -> Any:
+    """A text that no terminal acts on and no spreadsheet takes for a formula."""
+    if not isinstance(value, str):
+        return value
+    text = plain(value)
+    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
 
 
 def _line(cells: Sequence[str]) -> str:

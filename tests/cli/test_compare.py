@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import getpass
 import json
 import os
+import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -14,15 +17,17 @@ from typing import Any
 
 import psutil
 import pytest
+from PIL import Image
 
 import memprof.api
 import memprof.runner
 from memprof.catalogue import CORE, METHODS
+from memprof.child import CellError
 from memprof.record import Record, Trace
-from memprof.runner import CellError, run_cell
+from memprof.runner import run_cell
 from memprof.scenario import Scenario
 from memprof.shapes import SHAPES
-from memprof.store import RECORDS, RENDERED, load
+from memprof.store import RECORDS, RENDERED, RunStore, load, read_environment
 from memprof.trace import trace
 from memprof.units import UNITS
 
@@ -283,8 +288,8 @@ def test_resume_runs_exactly_what_is_missing(memprof_main: Main, tmp_path: Path,
     ran.clear()
     memprof_main(*three, "-o", run, "--resume")
     assert ran == []
-    memprof_main(*three, "-o", run, "--resume", "--dtype", "fp32")
-    assert ran == ["galore", "lora", "adamw"], "another scenario is another cell"
+    assert_refused(memprof_main(*three, "-o", run, "--resume", "--dtype", "fp32"), 2, ("other scenarios", "--force"))
+    assert ran == []
 
 
 def test_a_failed_cell_is_exit_3_and_runs_again(
@@ -332,8 +337,126 @@ def test_an_interrupt_keeps_what_had_finished(
     monkeypatch.setattr(memprof.api, "run_cell", interrupted)
     outcome = memprof_main(*TWO, "-o", str(tmp_path / "run"))
     assert outcome.code == 130 and "interrupted" in outcome.err and "Traceback" not in outcome.err
-    assert [record.method for record in load(tmp_path / "run")] == ["adamw"]
+    records = load(tmp_path / "run")
+    assert [(record.method, record.status) for record in records] == [("adamw", "ok"), ("lora", "interrupted")]
     assert {file.name for file in (tmp_path / "run").iterdir()} == {RECORDS}
+
+
+def test_a_signal_while_a_record_is_written_waits_for_it(
+    memprof_main: Main, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def struck(number: int) -> None:
+        if not strikes:
+            strikes.append(number)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    strikes: list[int] = []
+    store = RunStore.append
+
+    def append(self: RunStore, record: Record) -> None:
+        monkeypatch.setattr(os, "fsync", struck)
+        store(self, record)
+
+    monkeypatch.setattr(RunStore, "append", append)
+    assert memprof_main(*TWO, "-o", str(tmp_path / "run")).code == 130
+    records = load(tmp_path / "run")
+    assert [(record.method, record.status) for record in records] == [("adamw", "ok"), ("lora", "interrupted")]
+
+
+def test_an_interrupted_run_goes_on_where_it_stopped(memprof_main: Main, tmp_path: Path, ran: list[str]) -> None:
+    run = str(tmp_path / "run")
+    memprof_main(*TWO, "-o", run)
+    lines = (tmp_path / "run" / RECORDS).read_text().splitlines()
+    stopped = json.loads(lines[2]) | {"status": "interrupted", "reason": "interrupted", "trace": None}
+    (tmp_path / "run" / RECORDS).write_text("\n".join([*lines[:2], json.dumps(stopped)]) + "\n")
+    ran.clear()
+    assert memprof_main(*TWO, "-o", run, "--resume").code == 0
+    assert ran == ["lora"] and [record.status for record in load(run)] == ["ok", "ok"]
+
+
+def test_out_of_memory_is_a_result_until_it_is_asked_again(
+    memprof_main: Main, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, int]] = []
+
+    def fail(scenario: Scenario, *_: object) -> None:
+        asked.append((scenario.method.name, scenario.batch_size))
+        raise CellError("oom", "why it was so")
+
+    monkeypatch.setattr(memprof.runner, "measure_in_child", fail)
+    run = str(tmp_path / "run")
+    batches = [*TWO, "--device", "cpu", "-o", run, "--batch", "2", "--batch", "3"]
+    assert memprof_main(*batches).code == 3
+    assert asked == [("adamw", 1), ("lora", 1)]
+    records = load(run)
+    assert [record.status for record in records] == ["oom", "skipped", "skipped"] * 2
+    assert "batch_size 1, seq_len 8" in str(records[1].reason) and records[0].id in str(records[1].reason)
+    assert memprof_main(*batches, "--batch", "4", "--resume").code == 3
+    assert len(asked) == 2, "what ran out of memory in the run that goes on counts too"
+    assert memprof_main(*batches, "--resume", "--retry-oom").code == 3
+    assert len(asked) == 4
+
+
+def test_a_cell_that_does_not_fit_is_not_tried(memprof_main: Main) -> None:
+    arguments = [
+        "compare",
+        "--model",
+        "9m",
+        "--num-layers",
+        "1",
+        "--vocab-size",
+        "64",
+        "--seq",
+        "8",
+        "--method",
+        "adamw",
+    ]
+    outcome = memprof_main(*arguments, "--batch", "8388608", "--device", "cpu", "--json", "--timeout", "100")
+    (record,) = json.loads(outcome.out)["records"]
+    assert (outcome.code, record["status"], record["measured"]) == (3, "skipped", None)
+    for part in ("needs", "GiB by trace", "are free on cpu", "--max-fraction 0.95"):
+        assert part in record["reason"]
+
+
+def test_a_second_writer_is_refused_and_changes_nothing(memprof_main: Main, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    memprof_main(*TWO, "-o", str(run))
+    before = {file.name: file.read_bytes() for file in run.iterdir()}
+    first = RunStore.create(run, resume=True, environment=read_environment(run))
+    for flag in ("--resume", "--force"):
+        assert_refused(memprof_main(*TWO, "-o", str(run), flag), 2, ("another memprof", str(run)))
+    assert {file.name: file.read_bytes() for file in run.iterdir()} == before
+    first.close()
+    assert memprof_main(*TWO, "-o", str(run), "--resume").code == 0
+
+
+def said(file: Path) -> str:
+    """A file's text; of a picture what is written beside its pixels."""
+    if file.suffix == ".png":
+        with Image.open(file) as picture:
+            return repr(picture.info)
+    return file.read_text()
+
+
+def test_nothing_that_is_kept_or_shown_tells_where_or_by_whom(
+    memprof_main: Main, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here" / "config.json").write_text(json.dumps(LLAMA))
+    home = tmp_path / "house-of-somebody"
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.setenv(name, "somebody-or-other")
+    monkeypatch.setenv("HOME", str(home))
+    model = tmp_path / "here" / "config.json"
+    arguments = ["compare", "--model", str(model), "--seq", "8", "--method", "adamw", "--method", "galore"]
+    arguments += ["--device", "cpu", "--steps", "2", "--batch", "1"]
+    secrets = {socket.gethostname(), getpass.getuser(), str(Path.cwd()), str(home), str(tmp_path), str(ROOT)}
+    kept = memprof_main(*arguments, "-o", "../run")
+    model.unlink()
+    assert kept.code == 0, kept.err
+    told = {file.name: said(file) for file in (tmp_path / "run").iterdir()} | {"screen": kept.out}
+    assert told.keys() == {RECORDS, *RENDERED, "screen"}
+    found = [(name, secret) for name, text in told.items() for secret in secrets if re.search(rf"\b{secret}\b", text)]
+    assert not found
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
@@ -352,11 +475,12 @@ def test_a_signal_ends_a_measurement_and_its_child(tmp_path: Path, number: signa
         deadline = time.monotonic() + 60
         while not children and time.monotonic() < deadline and program.poll() is None:
             time.sleep(0.05)
-            children = psutil.Process(program.pid).children()
+            if (tmp_path / "run" / RECORDS).exists():  # another child is asked before what the device is
+                children = psutil.Process(program.pid).children()
         program.send_signal(number)
         out, err = program.communicate(timeout=60)
     assert children, err
     assert (program.returncode, out) == (130, "") and "Traceback" not in err
     assert "interrupted" in err
     assert not psutil.pid_exists(children[0].pid)
-    assert load(tmp_path / "run") == []
+    assert [(record.method, record.status) for record in load(tmp_path / "run")] == [("adamw", "interrupted")]

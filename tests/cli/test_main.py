@@ -14,6 +14,7 @@ import typer
 
 import memprof.api
 import memprof.cli.main
+import memprof.interrupt
 from memprof.cli.main import app
 from memprof.errors import CellFailedError, MemprofError, NothingToDoError, UnsupportedError
 
@@ -23,9 +24,9 @@ ROOT = Path(__file__).parents[2]
 OPTIONS = {
     "compare": {
         "--accumulation", "--batch", "--batch-size", "--by", "--checkpointing", "--clip-grad-norm", "--device",
-        "--dtype", "--fits", "--force", "--json", "--kernels", "--loss-chunks", "--measure", "--method", "--model",
-        "--no-measure", "--num-layers", "--output", "--rank", "--resume", "--seed", "--seq", "--seq-len", "--steps",
-        "--timeout", "--unit", "--vocab-size", "-o",
+        "--dtype", "--fits", "--force", "--json", "--kernels", "--loss-chunks", "--max-fraction", "--measure",
+        "--method", "--model", "--no-measure", "--num-layers", "--output", "--rank", "--resume", "--retry-oom",
+        "--seed", "--seq", "--seq-len", "--steps", "--timeout", "--unit", "--vocab-size", "-o",
     },
     "methods": {"name"},
     "models": set[str](),
@@ -82,7 +83,7 @@ def test_an_error_is_one_line_and_its_exit_code(
     assert (outcome.code, outcome.out, outcome.err) == (code, "", "memprof: a fact; a way out\n")
 
 
-@pytest.mark.parametrize("raised", [KeyboardInterrupt, memprof.cli.main.Interrupted])
+@pytest.mark.parametrize("raised", [KeyboardInterrupt, memprof.interrupt.Interrupted])
 def test_an_interrupt_is_130(memprof_main: Main, monkeypatch: pytest.MonkeyPatch, raised: type[BaseException]) -> None:
     def fail(*_: object, **__: object) -> None:
         raise raised

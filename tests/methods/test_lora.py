@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from memprof.errors import MemprofError
 from memprof.llama import LlamaForCausalLM, build_model
-from memprof.method import Footprint, Weight, named_weights
+from memprof.method import Factors, Footprint, Weight, named_weights
 from memprof.methods.adamw import FusedAdamW
 from memprof.methods.lora import LoRA, LoRALinear
 
@@ -198,7 +198,11 @@ def test_rank_is_bound_to_the_model() -> None:
         LoRA().formula(weights[2])
     q = next(weight for weight in weights if weight.is_matrix)
     assert LoRA(rank=2).formula(q) == Footprint(  # by hand: q is (128, 128), fp32
-        param=(128 * 128 + 2 * 256) * 4, grad=2 * 256 * 4, optimizer_state=2 * 2 * 256 * 4 + 8, saved_per_token=8
+        param=(128 * 128 + 2 * 256) * 4,
+        grad=2 * 256 * 4,
+        optimizer_state=2 * 2 * 256 * 4 + 8,
+        saved_per_token=8,
+        factors=Factors(grad=2 * 128 * 4, scaled=True, beside=True),
     )
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from memprof.errors import MemprofError
 from memprof.llama import LlamaForCausalLM, build_model
-from memprof.method import Footprint, Weight, named_weights
+from memprof.method import Factors, Footprint, Weight, named_weights
 from memprof.methods.adamw import FusedAdamW
 from memprof.methods.low_rank import LowRank, LowRankLinear
 
@@ -194,5 +194,9 @@ def test_rank_is_bound_to_the_model() -> None:
         LowRank().formula(weights[2])
     q = next(weight for weight in weights if weight.is_matrix)
     assert LowRank(rank=2).formula(q) == Footprint(  # by hand: q is (128, 128), fp32
-        param=2 * 256 * 4, grad=2 * 256 * 4, optimizer_state=2 * 2 * 256 * 4 + 8, saved_per_token=8
+        param=2 * 256 * 4,
+        grad=2 * 256 * 4,
+        optimizer_state=2 * 2 * 256 * 4 + 8,
+        saved_per_token=8,
+        factors=Factors(grad=2 * 128 * 4),
     )

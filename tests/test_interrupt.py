@@ -1,0 +1,101 @@
+"""Signals: they stop the program once, late where stopping would harm, and never get lost."""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import subprocess
+import sys
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from typing import BinaryIO
+
+import psutil
+import pytest
+
+import memprof.child
+from memprof.interrupt import Interrupted, check, held, listening
+
+
+class Thing:
+    """Something that a weak reference can point to."""
+
+
+def struck(*_: object) -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+    busy(0.01)  # Python acts on a signal between two instructions
+
+
+@pytest.fixture(autouse=True)
+def _signals() -> Iterator[None]:
+    before = [signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM), sys.unraisablehook]
+    with listening():
+        yield
+    assert [signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM), sys.unraisablehook] == before
+    check()
+
+
+def busy(seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        pass
+
+
+def test_a_signal_stops_the_program() -> None:
+    with pytest.raises(Interrupted):
+        struck()
+
+
+def test_a_signal_inside_a_weakref_callback_is_not_lost(capfd: pytest.CaptureFixture[str]) -> None:
+    thing = Thing()
+    watched = weakref.ref(thing, struck)
+    with pytest.raises(Interrupted):
+        del thing
+        gc.collect()
+        busy(5.0)
+    assert watched() is None and capfd.readouterr().err == ""
+    with pytest.raises(Interrupted):
+        check()
+
+
+def test_what_is_held_is_finished_first() -> None:
+    finished = []
+    with pytest.raises(Interrupted), held():
+        with held():
+            struck()
+        finished.append("inner")
+        finished.append("outer")
+    assert finished == ["inner", "outer"]
+
+
+def test_what_others_drop_is_still_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[object] = []
+    monkeypatch.setattr("sys.__unraisablehook__", seen.append)
+
+    def fail(_: object) -> None:
+        raise ValueError("of somebody else")
+
+    make: Callable[[], Thing] = Thing
+    thing = make()
+    watched = weakref.ref(thing, fail)
+    del thing
+    assert watched() is None and len(seen) == 1
+    check()
+
+
+def test_a_signal_while_a_child_starts_leaves_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It comes when the process is there and nobody knows it yet."""
+    started: list[subprocess.Popen[bytes]] = []
+    real = memprof.child._start
+
+    def start(errors: BinaryIO) -> subprocess.Popen[bytes]:
+        started.append(real(errors))
+        struck()
+        return started[0]
+
+    monkeypatch.setattr(memprof.child, "_start", start)
+    with pytest.raises(Interrupted):
+        memprof.child.ask_child({"describe": "cpu"}, 60.0)
+    assert not psutil.pid_exists(started[0].pid)

@@ -11,7 +11,7 @@ RUNTIME := $(VENV)/.runtime
 TOOLS := $(VENV)/.tools
 REFERENCES := $(VENV)/.references
 
-.PHONY: demo test check budgets slow reference clean
+.PHONY: demo test check budgets slow reference faults fuzz clean
 
 demo: $(RUNTIME)
 	$(BIN)/memprof compare --model 1b --rank 256
@@ -32,6 +32,12 @@ slow: $(TOOLS)
 
 reference: $(REFERENCES)
 	$(BIN)/pytest $(PYTEST_ARGS) -m reference
+
+faults: $(RUNTIME)
+	$(BIN)/python -m benchmarks.faults -o reports/reliability
+
+fuzz: $(RUNTIME)
+	$(BIN)/python -m benchmarks.fuzz --seconds 120
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -25,18 +25,18 @@ from memprof.budget.config import read_budgets
 from memprof.catalogue import METHODS
 from memprof.diff.read import read_run
 from memprof.errors import MemprofError
-from memprof.model_config import BOUNDS, read_config
+from memprof.model_config import read_config
 from memprof.record import document
 from memprof.report import text
-from memprof.shapes import get_shape
+from memprof.shapes import BOUNDS, get_shape
 from memprof.store import RECORDS, RunStore, load
 from memprof.units import parse_size
 
 Rng = random.Random
 ODD: tuple[Any, ...] = (
-    None, True, False, 0, -1, 1, 2**31, 2**63, 10**30, 0.5, -0.0, 1e308, float("nan"), float("inf"), "", " ", "x" * 5000,
-    "\x00", "\x1b[31m", "a\nb", "\u202e", "__import__('os')", "{{7*7}}", "<b>", "|", "=", ":", ",", "/", "none", "nan",
-    [], {}, [[]], [1, [2, [3]]], {"a": {"b": {"c": {"d": {}}}}},
+    None, True, False, 0, -1, 1, 2**31, 2**63, 10**30, 0.5, -0.0, 1e308, float("nan"), float("inf"), "", " ",
+    "x" * 5000, "\x00", "\x1b[31m", "a\nb", "\u202e", "__import__('os')", "{{7*7}}", "<b>", "|", "=", ":", ",", "/",
+    "none", "nan", [], {}, [[]], [1, [2, [3]]], {"a": {"b": {"c": {"d": {}}}}},
 )  # fmt: skip
 WORDS = (
     *METHODS,

@@ -13,7 +13,7 @@ import torch
 
 from memprof.catalogue import CORE, get_method
 from memprof.device import has_cuda
-from memprof.errors import MemprofError, UnsupportedError
+from memprof.errors import MemprofError, UnsupportedError, shown
 from memprof.headroom import MAX_FRACTION, outgrown
 from memprof.kernels import get_kernels
 from memprof.measure import DEFAULT_STEPS
@@ -29,6 +29,10 @@ DEFAULT_BATCH = 8
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+PLAN_FIELDS = ("rank", "dtype", "kernels", "device", "vocab_size", "num_layers", "batch_size")
+SCENARIO_FIELDS = ("accumulation", "seq_len", "checkpointing", "loss_chunks", "clip_grad_norm", "seed")
 
 
 class Records(list[Record]):
@@ -74,6 +78,11 @@ def plan(
     """Every model with every method and batch, once, checked before anything runs. `device` None: not measured."""
     if dtype not in ITEMSIZE:
         raise MemprofError(f"unknown dtype {dtype!r}; choose from {', '.join(ITEMSIZE)}")
+    for name in fields:
+        if name not in SCENARIO_FIELDS:
+            raise MemprofError(
+                f"unknown field {shown(name)!r}; choose from {', '.join((*PLAN_FIELDS, *SCENARIO_FIELDS))}"
+            )
     chosen = choose_kernels(kernels, device, dtype)
     batches = [batch_size] if isinstance(batch_size, int) else batch_size
     scenarios: list[Scenario] = []
@@ -104,6 +113,8 @@ def choose_device(measure: bool | None, device: str | None) -> str | None:
         raise MemprofError(f"unknown device {device!r}; choose from {', '.join(DEVICE_CHOICES)}")
     if measure is False or (measure is None and device is None and not has_cuda()):
         return None
+    if measure and device is None and not has_cuda():
+        raise UnsupportedError("--measure: torch sees no CUDA device here; real steps on this CPU take --device cpu")
     if device == "cuda" and not has_cuda():
         raise UnsupportedError("--device cuda: torch sees no CUDA device here; use --device cpu or --no-measure")
     return device or ("cuda" if has_cuda() else "cpu")
@@ -131,8 +142,8 @@ def run(
 
 
 def compare(
-    models: Sequence[str] = ("1b",),
-    methods: Sequence[str | Method] = CORE,
+    models: str | Sequence[str] = ("1b",),
+    methods: str | Method | Sequence[str | Method] = CORE,
     *,
     measure: bool | None = False,
     device: str | None = None,
@@ -142,6 +153,8 @@ def compare(
     **fields: Any,
 ) -> Records:
     """Methods side by side on each model. Fields are those of `plan` and `Scenario`."""
+    models = [models] if isinstance(models, str) else models
+    methods = [methods] if isinstance(methods, str | Method) else methods
     scenarios = plan(models, methods, device=choose_device(measure, device), **fields)
     return Records(run(scenarios, steps=steps, timeout=timeout, max_fraction=max_fraction))
 

@@ -187,7 +187,11 @@ def _check_kinds(kind: type[Any], values: Mapping[str, Any]) -> None:
             raise ValueError("examples_per_second must be finite numbers")
     for name, test in _KINDS.items():
         value = values.get(name)
-        if name in values and not test(value) and not (value is None and "None" in str(kind.__annotations__[name])):
+        if (
+            name in values
+            and not test(value)
+            and not (value is None and str(kind.__annotations__[name]).endswith("| None"))
+        ):
             raise ValueError(f"{name} is not what the schema says")
 
 

@@ -105,7 +105,7 @@ def test_kernels_of_another_device_cannot_be_measured() -> None:
         (None, None, None, "cuda"),
         (False, None, None, None),
         (False, "cuda", None, None),
-        (True, None, "cpu", "cuda"),
+        (True, None, UnsupportedError, "cuda"),
         (True, "cpu", "cpu", "cpu"),
         (None, "cpu", "cpu", "cpu"),
         (True, "cuda", UnsupportedError, "cuda"),
@@ -129,6 +129,12 @@ def test_where_to_measure(
 
 def test_the_same_cell_twice_is_planned_once() -> None:
     assert len(plan(["9m", "9m"], ["adamw", "adamw:lr=0.001", "lora"])) == 2
+
+
+def test_a_bare_name_is_one_and_an_unknown_field_is_named() -> None:
+    assert len(memprof.compare("9m", "adamw", **TINY)) == 1
+    with pytest.raises(MemprofError, match="unknown field 'methd'; choose from rank, dtype"):
+        memprof.profile("9m", methd="adamw")
 
 
 def test_an_unknown_device_names_the_known() -> None:

@@ -167,3 +167,30 @@ def test_a_record_with_anything_anywhere_is_read_or_refused(data: st.DataObject)
 def test_any_json_but_a_record_is_refused(value: Any) -> None:
     with pytest.raises(MemprofError):
         Record.from_dict(value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("examples_per_second", {"median": "fast", "low": 1.0, "high": 2.0}),
+        ("examples_per_second", {"median": float("nan"), "low": 1.0, "high": 2.0}),
+        ("tokens_per_second", float("inf")),
+        ("loss_first", float("nan")),
+        ("step_seconds", [1.0]),
+        ("step_seconds", {"forward": "soon"}),
+        ("step_seconds", None),
+        ("device", 1.5),
+        ("context", "much"),
+        ("extra_by_maker", {"aten::mul": 0.5}),
+        ("extra_largest", None),
+        ("peak", -1),
+        ("peak", 2**63),
+    ],
+)
+def test_a_measurement_with_a_figure_of_another_kind_is_refused(key: str, value: object) -> None:
+    """It comes out of a child or a file: what is let in here is written, compared and shown."""
+    sizes = dict.fromkeys(("param", "grad", "optimizer_state", "activation", "extra"), 1)
+    good: dict[str, object] = {**sizes, "peak": 5, "peak_phase": "backward", "peak_by_category": sizes, "steady": 3}
+    assert measured_from_dict(good | {"residual": -5, "context": None}).residual == -5
+    with pytest.raises(MemprofError, match="not a measurement"):
+        measured_from_dict(good | {key: value})

@@ -14,7 +14,12 @@ def print_listing(columns: Sequence[str], rows: Sequence[Sequence[str]], text_co
     """A table: text columns to the left, numbers to the right; nothing is cut where nobody watches."""
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
     for index, name in enumerate(columns):
-        table.add_column(name, justify="left" if index in text_columns else "right", overflow="fold")
+        table.add_column(
+            name,
+            justify="left" if index in text_columns else "right",
+            no_wrap=index not in text_columns,
+            overflow="fold",
+        )
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
     console = Console()

@@ -81,6 +81,10 @@ class Session:
 
     def run(self, view: View, **options: Any) -> list[Record]:
         """Run what is missing, keep each record as it comes, then show them all. `options` are those of `api.run`."""
+        if view.by == "measured" and self.device is None:
+            raise MemprofError(
+                "--by measured needs a measurement; add --measure, and --device cpu where there is no GPU"
+            )
         facts = environment(self.device)
         store = self._open(view, facts)
         past = store.load() if store else []

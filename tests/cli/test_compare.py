@@ -231,10 +231,15 @@ def test_the_screen_is_a_table_on_stdout_alone(memprof_main: Main) -> None:
         assert name in outcome.out
 
 
-@pytest.mark.parametrize("by", ["formula", "trace", "measured"])
-def test_every_witness_can_be_asked_for(memprof_main: Main, by: str) -> None:
+@pytest.mark.parametrize("by", ["formula", "trace"])
+def test_every_witness_that_ran_can_be_asked_for(memprof_main: Main, by: str) -> None:
     outcome = memprof_main(*QUICK, "--method", "adamw", "--by", by)
     assert outcome.code == 0 and "adamw" in outcome.out
+
+
+def test_a_witness_that_will_not_run_cannot_be_asked_for(memprof_main: Main) -> None:
+    outcome = memprof_main(*QUICK, "--method", "adamw", "--by", "measured")
+    assert (outcome.code, outcome.out) == (2, "") and "add --measure" in outcome.err
 
 
 def test_all_methods_by_one_word(memprof_main: Main) -> None:

@@ -389,6 +389,7 @@ def test_out_of_memory_is_a_result_until_it_is_asked_again(
         raise CellError("oom", "why it was so")
 
     monkeypatch.setattr(memprof.runner, "measure_in_child", fail)
+    monkeypatch.setattr(memprof.api, "describe_device", lambda kind: {"device": kind})
     run = str(tmp_path / "run")
     batches = [*TWO, "--device", "cpu", "-o", run, "--batch", "2", "--batch", "3"]
     assert memprof_main(*batches).code == 3
@@ -402,7 +403,8 @@ def test_out_of_memory_is_a_result_until_it_is_asked_again(
     assert len(asked) == 4
 
 
-def test_a_cell_that_does_not_fit_is_not_tried(memprof_main: Main) -> None:
+def test_a_cell_that_does_not_fit_is_not_tried(memprof_main: Main, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memprof.api, "describe_device", lambda kind: {"device": kind})
     arguments = [
         "compare",
         "--model",
@@ -452,7 +454,7 @@ def test_nothing_that_is_kept_or_shown_tells_where_or_by_whom(
         monkeypatch.setenv(name, "somebody-or-other")
     monkeypatch.setenv("HOME", str(home))
     model = tmp_path / "here" / "config.json"
-    arguments = ["compare", "--model", str(model), "--seq", "8", "--method", "adamw", "--method", "galore"]
+    arguments = ["compare", "--model", str(model), "--seq", "8", "--method", "adamw"]
     arguments += ["--device", "cpu", "--steps", "2", "--batch", "1"]
     secrets = {socket.gethostname(), getpass.getuser(), str(Path.cwd()), str(home), str(tmp_path), str(ROOT)}
     kept = memprof_main(*arguments, "-o", "../run")

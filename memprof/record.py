@@ -18,6 +18,7 @@ STATUSES = ("ok", "oom", "crashed", "timeout", "skipped", "unsupported", "interr
 COMPARED = ("param", "grad", "optimizer_state", "activation", "extra", "peak", "refresh_peak")
 """the keys over which formula and trace are held together"""
 MAX_BYTES = 2**63
+MAX_FIGURE = 1e300
 PARTS = ("param", "grad", "optimizer_state", "activation", "extra")
 """the keys of `peak_by_category`"""
 
@@ -143,6 +144,9 @@ class Record:
             texts = [data["id"], *(data["scenario"][key] for key in ("model", "method")), *data["flags"]]
             if not all(isinstance(text, str) for text in texts) or isinstance(data["flags"], str):
                 raise ValueError("id, model, method and flags must be text")
+            if not isinstance(data["scenario"].get("hyperparameters", {}), dict):
+                raise ValueError("hyperparameters must be a table")
+            json.loads(json.dumps(data["scenario"], allow_nan=False), parse_int=_bounded)  # it can be written and shown
             if not isinstance(data["reason"], str | None):
                 raise ValueError("the reason must be text or null")
             plain = {key: data[key] for key in ("id", "scenario", "status", "reason")}
@@ -155,6 +159,12 @@ def _relative(value: int, reference: int) -> float:
     if value == reference:
         return 0.0
     return (value - reference) / reference if reference else math.inf
+
+
+def _bounded(digits: str) -> int:
+    if abs(value := int(digits)) > MAX_BYTES:
+        raise ValueError("a number is out of range")
+    return value
 
 
 def _witness(kind: type[Any], data: Mapping[str, Any] | None) -> Any:
@@ -205,7 +215,7 @@ def _is_bytes(value: object) -> bool:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < math.inf
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < MAX_FIGURE
 
 
 def _is_text(value: object) -> bool:

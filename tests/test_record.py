@@ -194,3 +194,16 @@ def test_a_measurement_with_a_figure_of_another_kind_is_refused(key: str, value:
     assert measured_from_dict(good | {"residual": -5, "context": None}).residual == -5
     with pytest.raises(MemprofError, match="not a measurement"):
         measured_from_dict(good | {key: value})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"hyperparameters": "|"}, {"hyperparameters": [1]}, {"lr": float("inf")}, {"seed": 10**400}],
+    ids=["text", "list", "inf", "digits"],
+)
+def test_a_scenario_that_cannot_be_shown_or_written_is_refused(change: dict[str, object]) -> None:
+    scenario = {"model": "1b", "method": "adamw", "hyperparameters": {}}
+    good = Record(id="0" * 12, scenario=scenario).to_dict()
+    assert Record.from_dict(good).method == "adamw"
+    with pytest.raises(MemprofError, match="not a memprof record"):
+        Record.from_dict(good | {"scenario": scenario | change})

@@ -13,6 +13,7 @@ from memprof.units import UNITS, format_size
 NONE = "-"
 SHORT = {
     "param": "Param", "grad": "Grad", "optimizer_state": "OS", "activation": "Act", "extra": "Extra", "peak": "Peak",
+    "refresh_peak": "Refresh peak",
 }  # fmt: skip
 """how a table calls each key of a record"""
 

@@ -97,14 +97,14 @@ def _hyperparameters(record: Record) -> dict[str, Any]:
 
 def _rank_note(records: Sequence[Record]) -> list[str]:
     """The rank most methods have, and by name the ones that have another."""
-    ranks = {plain(r.method): _hyperparameters(r)["rank"] for r in records if "rank" in _hyperparameters(r)}
+    ranks = {plain(r.method): _rank(_hyperparameters(r)["rank"]) for r in records if "rank" in _hyperparameters(r)}
     if not ranks:
         return []
     common = Counter(ranks.values()).most_common(1)[0][0]
-    others = [f"{method} {_rank(rank)}" for method, rank in ranks.items() if rank != common]
+    others = [f"{method} {rank}" for method, rank in ranks.items() if rank != common]
     if len(others) > 4:
         return ["ranks as each method sets them"]
-    return [f"rank {_rank(common)}" + (f" ({', '.join(others)})" if others else "")]
+    return [f"rank {common}" + (f" ({', '.join(others)})" if others else "")]
 
 
 def _rank(rank: object) -> str:

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from memprof.errors import MemprofError
-from memprof.record import Record
+from memprof.record import COMPARED, Record
+from memprof.report.columns import SHORT
 from memprof.report.describe import labels, plain, scenario_line
 from memprof.report.rows import make_rows
 
@@ -96,3 +97,7 @@ def test_scenario_says_what_is_shared_and_what_is_unusual(record: Make) -> None:
 
 def test_plain_text_is_one_printable_line() -> None:
     assert plain("a\nb\t\x1b[1mc\x00") == "a b c"
+
+
+def test_every_key_that_may_differ_most_has_its_word() -> None:
+    assert set(COMPARED) <= SHORT.keys()

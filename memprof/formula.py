@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from memprof.instants import Instant, LayerCosts, ModelCosts, Walk, activation_bytes, backward_walk
+from memprof.instants import LayerCosts, ModelCosts, activation_bytes, backward_walk
 from memprof.method import Footprint, Method, Role, Weight, groups
 from memprof.record import Formula
 from memprof.scenario import Scenario
 from memprof.timeline import EXTRA, OPTIMIZER, OPTIMIZER_STATE, PARAM, REFRESH
+from memprof.walk import Instant
 
 
 def formula(scenario: Scenario) -> Formula:
@@ -22,7 +23,7 @@ def formula(scenario: Scenario) -> Formula:
     scratch = update_scratch(method, weights, costs)
     worst = _worst(scenario, held, laid_out, scratch, OPTIMIZER)
     activation = activation_bytes(scenario, laid_out.layers)
-    grad = sum(cost.grad for cost in costs)
+    grad = 0 if method.updates == "backward" else sum(cost.grad for cost in costs)
     return Formula(
         param=held[PARAM],
         grad=grad,
@@ -53,14 +54,16 @@ def lay_out(weights: list[Weight], costs: list[Footprint]) -> ModelCosts:
 
 
 def update_scratch(method: Method, weights: list[Weight], costs: list[Footprint]) -> int:
-    """Most bytes of scratch in the update: of one weight, or of a group that the method updates together."""
+    """Most bytes of scratch in the step's update: of one weight, or of a group that the method updates together."""
+    if method.updates == "backward":
+        return 0
     sizes = [cost.transient for cost in costs if cost.transient]
     cut = groups(sizes, lambda size: size, method.scratch_limit(weights))
     return max((sum(group) for group in cut), default=0) + method.update_scalars
 
 
 def _worst(scenario: Scenario, held: dict[str, int], costs: ModelCosts, scratch: int, phase: str) -> Instant:
-    walk: Walk = backward_walk(scenario, held, costs)
+    walk = backward_walk(scenario, held, costs, refreshing=phase == REFRESH)
     walk.phase = phase
     walk.passing("update", scratch)
     return walk.worst
@@ -71,5 +74,5 @@ def _refresh_peak(
 ) -> int | None:
     if not scenario.method.is_periodic:
         return None
-    refresh = max(cost.refresh for cost in costs)
+    refresh = 0 if scenario.method.updates == "backward" else max(cost.refresh for cost in costs)
     return _worst(scenario, held, laid_out, max(refresh, scratch), REFRESH).nbytes

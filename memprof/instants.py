@@ -8,51 +8,17 @@ V vocabulary; e bytes an element. A trailing `_bytes` is left out of local names
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from memprof.kernels import KERNELS, Kernels
-from memprof.method import Factors, Footprint, Role
+from memprof.method import Footprint, Role
 from memprof.scenario import Scenario
-from memprof.timeline import ACTIVATION, BACKWARD, EXTRA, GRAD, OPTIMIZER_STATE, PARAM
+from memprof.timeline import ACTIVATION, EXTRA, GRAD, OPTIMIZER_STATE, PARAM
+from memprof.walk import LinearWalk, Walk
 
 FP32 = 4
 INT64 = 8
 LayerCosts = dict[Role, Footprint]
-
-
-@dataclass(frozen=True, slots=True)
-class Instant:
-    """A point of the step and what is alive there."""
-
-    name: str
-    phase: str
-    by_category: dict[str, int]
-
-    @property
-    def nbytes(self) -> int:
-        return sum(self.by_category.values())
-
-
-@dataclass(slots=True)
-class Walk:
-    """Bytes alive while a step goes on, and the worst instant so far."""
-
-    alive: dict[str, int]
-    phase: str = BACKWARD
-    worst: Instant = field(default_factory=lambda: Instant("", "", {}))
-
-    def at(self, name: str, *, grad: int = 0, extra: int = 0, activation: int = 0) -> None:
-        """At a point called `name`, so many bytes of each kind come (positive) or go (negative)."""
-        self.alive[GRAD] += grad
-        self.alive[EXTRA] += extra
-        self.alive[ACTIVATION] += activation
-        if sum(self.alive.values()) > self.worst.nbytes:
-            self.worst = Instant(name, self.phase, dict(self.alive))
-
-    def passing(self, name: str, extra: int, grad: int = 0) -> None:
-        """Scratch that is gone right after, as is a gradient that comes again with its operation's others."""
-        self.at(name, grad=grad, extra=extra)
-        self.at(name, grad=-grad, extra=-extra)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,8 +120,8 @@ class Backward:
 
     walk: Walk
     sizes: Sizes
-    accumulating: bool
-    """whether gradients are there already, so that each new one is added and dropped"""
+    update_scalars: int
+    """bytes that stand beside the scratch of every update"""
 
     def run(self, layers: list[LayerCosts], embed: Footprint, head: Footprint | None, norm: Footprint) -> None:
         self.loss()
@@ -181,22 +147,15 @@ class Backward:
         if tied:
             at("lm_head, gradient of a tied weight", extra=cost.grad + s.hidden)
         else:
-            self.gradients("lm_head", cost.grad, s.hidden)
+            self.gradients("lm_head", cost, s.hidden)
         at("lm_head freed", extra=-s.logits, activation=-s.hidden)
 
     def norm(self, name: str, cost: Footprint) -> None:
         s = self.sizes
         if s.norm_scratch:  # of a norm made of plain operators, at its worst
-            self.scratch(f"{name} scratch", s.norm_scratch, cost.grad)
-        self.gradients(name, cost.grad, s.hidden)
+            self.walk.scratch(f"{name} scratch", s.norm_scratch, cost.grad)
+        self.gradients(name, cost, s.hidden)
         self.walk.at(f"{name} freed", extra=-s.hidden, activation=-s.norm)
-
-    def scratch(self, name: str, extra: int, weight: int) -> None:
-        """Scratch beside a weight's new gradient, which comes again with its operation's others."""
-        if self.accumulating:
-            self.walk.passing(name, extra + weight)
-        else:
-            self.walk.passing(name, extra, weight)
 
     def mlp(self, name: str, costs: LayerCosts) -> None:
         s, at = self.sizes, self.walk.at
@@ -208,7 +167,7 @@ class Backward:
         at(f"{name} silu freed", extra=-s.mlp, activation=-s.mlp)
         self.linear(f"{name} gate_proj", costs[Role.GATE], s.mlp, s.hidden, frees=s.hidden, joins=True)
         self.norm(f"{name} norm", costs[Role.NORM])
-        self.add(f"{name} residual", s.hidden)
+        self.walk.add(f"{name} residual", s.hidden)
 
     def attention(self, name: str, costs: LayerCosts, first: bool) -> None:
         s, at = self.sizes, self.walk.at
@@ -226,51 +185,29 @@ class Backward:
             at("rotary tables freed", activation=-s.rotary)
         self.linear(f"{name} q_proj", costs[Role.Q], s.query, s.hidden, frees=s.hidden, joins=True)
         self.norm(f"{name} norm", costs[Role.NORM])
-        self.add(f"{name} residual", s.hidden)
+        self.walk.add(f"{name} residual", s.hidden)
 
     def linear(
         self, name: str, cost: Footprint, grad_output: int, grad_input: int, frees: int = 0, joins: bool = False
     ) -> None:
-        """Backward of a linear layer: gradients of its weight and its input out of its output's, which goes then.
-
-        `grad_output` is 0 where the residual stream holds that gradient. `frees` is the input, of the last layer that
-        saved it; `joins` says that another layer has given that input a gradient already.
-        """
-        if cost.factors is not None:
-            self.factored(name, cost, cost.factors, grad_output, grad_input, frees, joins)
-            return
-        self.gradients(name, cost.grad, grad_input)
-        self.walk.at(f"{name} freed", extra=-grad_output, activation=-frees - _saved(self.sizes, cost))
-        if joins:
-            self.add(name, grad_input)
-
-    def factored(
-        self, name: str, cost: Footprint, factors: Factors, grad_output: int, grad_input: int, frees: int, joins: bool
-    ) -> None:
-        """Backward of y = B A x (+ W x): through B, then A, then the frozen W, whose gradient of x is added to A's."""
-        h, at = _saved(self.sizes, cost), self.walk.at
-        if factors.scaled:
-            self.walk.passing(f"{name} gradient of A x, with and without the scale", 2 * h)
-            self.scratch(f"{name} B gradient, with and without the scale", h + factors.grad, factors.grad)
-        self.gradients(f"{name} B", factors.grad, h)
-        at(f"{name} B freed", extra=0 if factors.beside else -grad_output, activation=-h)
-        self.gradients(f"{name} A", cost.grad - factors.grad, grad_input)
-        at(f"{name} A freed", extra=-h, activation=-frees)
-        if joins:
-            self.add(f"{name} A", grad_input)
-        if factors.beside:
-            at(f"{name} frozen weight", extra=grad_input)
-            at(f"{name} freed", extra=-grad_output)
-            self.add(name, grad_input)
+        """Backward of a linear layer, plain or a method's own: see `LinearWalk` for what the numbers are."""
+        layer = LinearWalk(
+            walk=self.walk,
+            name=name,
+            tokens=self.sizes.tokens,
+            saved=_saved(self.sizes, cost),
+            grad=cost.grad,
+            update=self.update(cost),
+            grad_output=grad_output,
+            grad_input=grad_input,
+            frees=frees,
+            joins=joins,
+        )
+        (cost.backward or LinearWalk.plain)(layer)
 
     def rotary(self, name: str, size: int) -> None:
         """Beside the incoming gradient: its two products and half of it negated, then their sum in its place."""
         self.walk.passing(name, size + size // 2 + size)
-
-    def add(self, name: str, size: int) -> None:
-        """Two gradients of one tensor are added out of place."""
-        self.walk.at(f"{name} gradients added", extra=size)
-        self.walk.at(f"{name} addends freed", extra=-2 * size)
 
     def embedding(self, cost: Footprint, tied: bool) -> None:
         """The dense gradient of the embedding; under a tied head the head's gradient and their sum beside it."""
@@ -278,23 +215,22 @@ class Backward:
         if tied:
             self.walk.at("embed_tokens gradient", extra=cost.grad)
             self.walk.at("embed_tokens input freed", extra=-s.hidden)
-            self.gradients("embed_tokens and lm_head gradients added", cost.grad, 0)
+            self.gradients("embed_tokens and lm_head gradients added", cost, 0)
             self.walk.at("tied gradients freed", extra=-2 * cost.grad)
         else:
-            self.gradients("embed_tokens", cost.grad, 0)
+            self.gradients("embed_tokens", cost, 0)
             self.walk.at("embed_tokens input freed", extra=-s.hidden)
         self.walk.at("loss gradient freed", extra=-FP32)
 
-    def gradients(self, name: str, weight: int, grad_input: int) -> None:
-        """An operation's gradients, of its weight and of its input, alive together."""
-        if self.accumulating:
-            self.walk.at(f"{name} gradient, to be added to the one there", extra=weight + grad_input)
-            self.walk.at(f"{name} gradient added", extra=-weight)
-        else:
-            self.walk.at(f"{name} gradient", grad=weight, extra=grad_input)
+    def gradients(self, name: str, cost: Footprint, grad_input: int) -> None:
+        self.walk.gradients(name, cost.grad, grad_input, self.update(cost))
+
+    def update(self, cost: Footprint) -> int:
+        """The scratch of one weight's update, where that happens inside backward."""
+        return self.update_scalars + (max(cost.transient, cost.refresh) if self.walk.refreshing else cost.transient)
 
 
-def backward_walk(scenario: Scenario, held: dict[str, int], costs: ModelCosts) -> Walk:
+def backward_walk(scenario: Scenario, held: dict[str, int], costs: ModelCosts, refreshing: bool) -> Walk:
     """The walk after the last micro-batch's backward. `held` is what parameters and optimizer state hold."""
     accumulating = scenario.accumulation > 1
     alive = {
@@ -304,9 +240,11 @@ def backward_walk(scenario: Scenario, held: dict[str, int], costs: ModelCosts) -
         ACTIVATION: activation_bytes(scenario, costs.layers),
         EXTRA: 0,
     }
-    walk = Walk(alive)
-    backward = Backward(walk, Sizes.of(scenario), accumulating)
-    backward.run(costs.layers, costs.embed, costs.head, costs.norm)
+    updating = scenario.method.updates == "backward"
+    walk = Walk(alive, accumulating=accumulating, updating=updating, refreshing=refreshing)
+    Backward(walk, Sizes.of(scenario), scenario.method.update_scalars).run(
+        costs.layers, costs.embed, costs.head, costs.norm
+    )
     return walk
 
 

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from memprof.walk import LinearWalk
+
 
 T = TypeVar("T")
 MAX_DEFAULT_RANK = 256
@@ -110,31 +112,19 @@ def named_weights(model: nn.Module) -> list[tuple[Weight, nn.Parameter]]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Factors:
-    """A product B A in the place of a layer's weight, or beside it: how backward goes through it."""
-
-    grad: int
-    """bytes of B's gradient, which comes first; the rest of the footprint's is A's"""
-    scaled: bool = False
-    """the product has a factor, so the gradients of A x and of B are made once without and once with it"""
-    beside: bool = False
-    """the layer's own weight stays, frozen, and gives its input a second gradient"""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Footprint:
     """Bytes one weight costs. Over a model the fields are summed, transient by group and refresh by max."""
 
     param: int
     grad: int
-    """alive when backward returns"""
+    """alive when backward returns, or, where the method updates inside backward, until the weight's update"""
     optimizer_state: int
     saved_per_token: int = 0
     """saved by autograd beyond the plain layer, per token (LoRA: rank * itemsize)"""
     saved: int = 0
     """the same, once (a materialised W)"""
-    factors: Factors | None = None
-    """where a product takes the weight's place: what is saved is then A x"""
+    backward: Callable[[LinearWalk], None] | None = None
+    """how autograd goes back through the layer that the method puts in a linear layer's place; None: a plain one"""
     transient: int = 0
     """most alive inside this weight's update, beyond the above"""
     refresh: int = 0
@@ -151,7 +141,6 @@ class Method(ABC):
 
     name: ClassVar[str]
     paper: ClassVar[str]
-    updates: ClassVar[Literal["step", "backward"]] = "step"
     update_scalars: ClassVar[int] = 0
     """bytes of scalars that stand beside every group's scratch in its update: a step count for the kernel"""
 
@@ -179,6 +168,11 @@ class Method(ABC):
     def scratch_limit(self, weights: Iterable[Weight]) -> int:
         """How many bytes of scratch a group of weights that are updated together may take; 0: one at a time."""
         return 0
+
+    @property
+    def updates(self) -> Literal["step", "backward"]:
+        """Where weights are updated: in the optimizer's step, or in backward as soon as a gradient is there."""
+        return "step"
 
     def refresh_steps(self, horizon: int) -> Sequence[int]:
         """The steps below `horizon`, counted from 0, with periodic work: a refresh, a merge."""

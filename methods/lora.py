@@ -28,7 +28,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from memprof.method import (
-    Factors,
     Footprint,
     Method,
     Weight,
@@ -38,7 +37,7 @@ from memprof.method import (
     replace_matrices,
 )
 from memprof.methods.adamw import STEP_BYTES, AdamW, FusedAdamW
-from memprof.methods.low_rank import factor_bytes, factors
+from memprof.methods.low_rank import ProductBackward, factor_bytes, factors
 from memprof.setting import setting
 
 
@@ -114,5 +113,7 @@ class LoRA(Method):
             grad=pair,
             optimizer_state=2 * (pair + STEP_BYTES),
             saved_per_token=rank * weight.itemsize,
-            factors=Factors(grad=rank * weight.shape[0] * weight.itemsize, scaled=self.alpha != rank, beside=True),
+            backward=ProductBackward(
+                b_grad=rank * weight.shape[0] * weight.itemsize, scaled=self.alpha != rank, beside=True
+            ),
         )

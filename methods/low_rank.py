@@ -26,9 +26,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from memprof.method import Factors, Footprint, Method, Weight, bound_rank, known_rank, named_weights, replace_matrices
+from memprof.method import Footprint, Method, Weight, bound_rank, known_rank, named_weights, replace_matrices
 from memprof.methods.adamw import STEP_BYTES, AdamW, FusedAdamW
 from memprof.setting import setting
+from memprof.walk import LinearWalk
 
 
 def random_(a_RN: Tensor, b_MR: Tensor, weight_MN: Tensor) -> None:
@@ -63,6 +64,33 @@ def factors(linear: nn.Linear, rank: int) -> tuple[nn.Linear, nn.Linear]:
 def factor_bytes(weight: Weight, rank: int) -> int:
     """A (R, N) + B (M, R), in the parameter dtype."""
     return rank * sum(weight.shape) * weight.itemsize
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProductBackward:
+    """How autograd goes back through y = B h, h = A x, (+ W x): through B, then A, then the frozen W."""
+
+    b_grad: int
+    """bytes of B's gradient, which comes first; the rest of the layer's is A's"""
+    scaled: bool = False
+    """the product has a factor, so the gradients of h and of B are made once without and once with it"""
+    beside: bool = False
+    """the layer's own weight stays, frozen, and gives its input a second gradient"""
+
+    def __call__(self, layer: LinearWalk) -> None:
+        h, name, walk = layer.saved, layer.name, layer.walk
+        if self.scaled:
+            walk.passing(f"{name} gradient of A x, with and without the scale", 2 * h)
+            walk.scratch(f"{name} B gradient, with and without the scale", h + self.b_grad, self.b_grad)
+        walk.gradients(f"{name} B", self.b_grad, h)
+        layer.at("B freed", extra=0 if self.beside else -layer.grad_output, activation=-h)
+        walk.gradients(f"{name} A", layer.grad - self.b_grad, layer.grad_input)
+        layer.at("A freed", extra=-h, activation=-layer.frees)
+        layer.join("A")
+        if self.beside:
+            layer.at("frozen weight", extra=layer.grad_input)
+            layer.at("freed", extra=-layer.grad_output)
+            walk.add(name, layer.grad_input)
 
 
 class LowRankLinear(nn.Module):
@@ -121,5 +149,5 @@ class LowRank(Method):
             grad=pair,
             optimizer_state=2 * (pair + STEP_BYTES),
             saved_per_token=rank * weight.itemsize,
-            factors=Factors(grad=rank * weight.shape[0] * weight.itemsize),
+            backward=ProductBackward(b_grad=rank * weight.shape[0] * weight.itemsize),
         )

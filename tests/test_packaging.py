@@ -17,7 +17,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
     frozenset(layer.split())
     for layer in (
         "errors",
-        "units lock interrupt setting record difference method timeline",
+        "units lock interrupt setting record difference method timeline walk",
         "shapes",
         "scenario model_config",
         "optimizer",
@@ -39,7 +39,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
 """Low to high. A module imports from lower layers, or from its own without a circle; never from a higher one."""
 HEIGHT = {name: level for level, layer in enumerate(LAYERS) for name in layer}
 
-WITHOUT_TORCH = ("errors", "units", "setting", "record", "method", "timeline", "shapes", "scenario", "model_config")
+WITHOUT_TORCH = ("errors", "units", "setting", "record", "method", "timeline", "walk", "shapes", "scenario", "model_config")
 REPORT_READS = {"errors", "units", "record", "difference", "timeline", "report"}  # timeline for the names of categories
 
 

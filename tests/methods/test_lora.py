@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from memprof.errors import MemprofError
 from memprof.llama import LlamaForCausalLM, build_model
-from memprof.method import Factors, Footprint, Weight, named_weights
+from memprof.method import Footprint, Weight, named_weights
 from memprof.methods.adamw import FusedAdamW
 from memprof.methods.lora import LoRA, LoRALinear
+from memprof.methods.low_rank import ProductBackward
 
 TOKENS = 2 * 16
 SHAPES = [{}, {"tie_word_embeddings": True, "num_key_value_heads": 2}]
@@ -202,7 +203,7 @@ def test_rank_is_bound_to_the_model() -> None:
         grad=2 * 256 * 4,
         optimizer_state=2 * 2 * 256 * 4 + 8,
         saved_per_token=8,
-        factors=Factors(grad=2 * 128 * 4, scaled=True, beside=True),
+        backward=ProductBackward(b_grad=2 * 128 * 4, scaled=True, beside=True),
     )
 
 

@@ -11,7 +11,7 @@ RUNTIME := $(VENV)/.runtime
 TOOLS := $(VENV)/.tools
 REFERENCES := $(VENV)/.references
 
-.PHONY: demo test check budgets slow reference faults fuzz clean
+.PHONY: demo test check budgets slow reference fidelity faults fuzz clean
 
 demo: $(RUNTIME)
 	$(BIN)/memprof compare --model 1b --rank 256
@@ -32,6 +32,9 @@ slow: $(TOOLS)
 
 reference: $(REFERENCES)
 	$(BIN)/pytest $(PYTEST_ARGS) -m reference
+
+fidelity: $(REFERENCES)
+	$(BIN)/python -m fidelity -o reports/fidelity
 
 faults: $(RUNTIME)
 	$(BIN)/python -m benchmarks.faults -o reports/reliability

@@ -17,10 +17,10 @@ from memprof.methods.low_rank import LowRank
 from memprof.methods.relora import ReLoRA
 from memprof.setting import allowed, field_types, is_optional
 
-METHODS: dict[str, type[Method]] = {
-    method.name: method for method in (AdamW, Adafactor, AdamMini, GaLore, GaLoreMini, LowRank, LoRA, ReLoRA)
-}
-CORE = tuple(METHODS)
+_CORE: tuple[type[Method], ...] = (AdamW, Adafactor, AdamMini, GaLore, GaLoreMini, LowRank, LoRA, ReLoRA)
+_MORE: tuple[type[Method], ...] = ()
+METHODS: dict[str, type[Method]] = {method.name: method for method in (*_CORE, *_MORE)}
+CORE = tuple(method.name for method in _CORE)
 """What `memprof compare` shows unless asked otherwise."""
 
 

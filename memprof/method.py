@@ -141,6 +141,8 @@ class Method(ABC):
 
     name: ClassVar[str]
     paper: ClassVar[str]
+    treats: ClassVar[str] = "attention and MLP matrices; the rest is trained by AdamW"
+    """which weights it treats its own way, in words"""
     update_scalars: ClassVar[int] = 0
     """bytes of scalars that stand beside every group's scratch in its update: a step count for the kernel"""
 

@@ -17,10 +17,16 @@ MAX_INTEGER = 2**63
 
 
 def setting(default: T, help: str, *, least: float | None = None, above: float | None = None,
-               most: float | None = None, below: float | None = None, choices: tuple[str, ...] = ()) -> T:  # fmt: skip
-    """A hyperparameter of a method: its default, one line of help and the values it may take."""
+               most: float | None = None, below: float | None = None, choices: tuple[str, ...] = (),
+               papers: str = "") -> T:  # fmt: skip
+    """A hyperparameter of a method: its default, one line of help, the values it may take and those that papers use."""
     bounds = {"least": least, "above": above, "most": most, "below": below}
-    metadata = {"help": help, "choices": choices, "bounds": {k: v for k, v in bounds.items() if v is not None}}
+    metadata = {
+        "help": help,
+        "papers": papers,
+        "choices": choices,
+        "bounds": {k: v for k, v in bounds.items() if v is not None},
+    }
     return dataclasses.field(default=default, metadata=metadata)
 
 

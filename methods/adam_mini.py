@@ -118,6 +118,7 @@ class AdamMini(Method):
 
     name: ClassVar[str] = "adam-mini"
     paper: ClassVar[str] = "arXiv:2406.16793"
+    treats: ClassVar[str] = "every weight"
 
     lr: float = setting(1e-3, "learning rate", above=0)
     betas: tuple[float, float] = setting((0.9, 0.999), "decay of the first and second moment", least=0, below=1)

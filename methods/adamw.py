@@ -71,6 +71,7 @@ class AdamW(Method):
 
     name: ClassVar[str] = "adamw"
     paper: ClassVar[str] = "arXiv:1711.05101"
+    treats: ClassVar[str] = "every weight"
 
     lr: float = setting(1e-3, "learning rate", above=0)
     betas: tuple[float, float] = setting((0.9, 0.999), "decay of the first and second moment", least=0, below=1)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -14,8 +15,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from memprof.anchor import AnchoredLinear, is_anchor
 from memprof.api import plan
-from memprof.catalogue import METHODS, get_method
+from memprof.catalogue import CORE, METHODS, get_method
 from memprof.errors import MemprofError
 from memprof.formula import formula
 from memprof.ledger import state_tensors
@@ -30,6 +32,8 @@ from memprof.trace import booked_step, trace
 
 EXACT = ("param", "grad", "optimizer_state", "activation", "steady", "peak_phase")
 MODELS = ["9m", "60m", "350m", "1b", "7b", "llama3-8b", "llama3.2-1b"]
+SOME_MODELS = ["9m", "350m", "llama3.2-1b"]
+"""for the methods that `compare` does not show unless asked; `make slow` runs the other models too"""
 SMALL: dict[str, Any] = {"vocab_size": 64, "num_layers": 1}
 GRID: dict[str, dict[str, Any]] = {
     "one-short-sequence": {"batch_size": 1, "seq_len": 64},
@@ -93,9 +97,14 @@ def assert_categories(predicted: Formula, seen: Trace) -> None:
         assert min(witness.peak_by_category.values()) >= 0, witness
 
 
-@every_method
+def models_of(name: str) -> Iterator[Any]:
+    for model in MODELS:
+        marks = () if name in CORE or model in SOME_MODELS else pytest.mark.slow
+        yield pytest.param(model, name, marks=marks, id=f"{model}-{name}")
+
+
 @pytest.mark.parametrize("dtype", ["bf16", "fp32"])
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize(("model", "name"), [case for name in METHODS for case in models_of(name)])
 def test_formula_is_the_trace_on_every_model(model: str, dtype: str, name: str) -> None:
     case = scenario(name, model, dtype=dtype)
     seen = trace(case)
@@ -201,12 +210,21 @@ def test_every_trained_parameter_moves_and_no_other(dtype: torch.dtype, name: st
     torch.manual_seed(0)
     model = build_model("9m", num_layers=1, vocab_size=VOCABULARY, dtype=dtype)
     optimizer = get_method(name, lr=0.01).prepare(model)
-    before = {key: p.detach().clone() for key, p in model.named_parameters()}
+    before = {key: t.detach().clone() for key, t in stored(model).items()}
     run(model, optimizer, 5)
     for key, p in model.named_parameters():
+        if is_anchor(p):
+            continue
         moved = not torch.equal(p, before[key])
         assert moved == p.requires_grad, f"{key}: requires_grad {p.requires_grad}, moved {moved}"
         assert p.isfinite().all(), key
+    for path, module in model.named_modules():
+        if isinstance(module, AnchoredLinear):
+            assert any(not torch.equal(t, before[f"{path}.{key}"]) for key, t in stored(module).items()), path
+
+
+def stored(model: nn.Module) -> dict[str, Tensor]:
+    return dict(model.state_dict())
 
 
 @every_method

@@ -20,7 +20,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "units lock interrupt setting record difference method timeline walk",
         "shapes",
         "scenario model_config",
-        "optimizer",
+        "optimizer draws anchor blockwise",
         "methods",
         "catalogue",
         "kernels",
@@ -28,8 +28,8 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "remember ledger allocator device",
         "step",
         "instants formula trace watch timing measure",
-        "child headroom runner worker",
-        "report store diff papers pytest_plugin",
+        "oom child headroom runner worker",
+        "report run_file store diff papers pytest_plugin",
         "api doctor",
         "budget",
         "memprof",  # memprof/__init__.py, the public API
@@ -39,7 +39,18 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
 """Low to high. A module imports from lower layers, or from its own without a circle; never from a higher one."""
 HEIGHT = {name: level for level, layer in enumerate(LAYERS) for name in layer}
 
-WITHOUT_TORCH = ("errors", "units", "setting", "record", "method", "timeline", "walk", "shapes", "scenario", "model_config")
+WITHOUT_TORCH = (
+    "errors",
+    "units",
+    "setting",
+    "record",
+    "method",
+    "timeline",
+    "walk",
+    "shapes",
+    "scenario",
+    "model_config",
+)
 REPORT_READS = {"errors", "units", "record", "difference", "timeline", "report"}  # timeline for the names of categories
 
 

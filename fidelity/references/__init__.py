@@ -1,0 +1,1 @@
+"""Public implementations: one file each, imported only when its comparisons run."""

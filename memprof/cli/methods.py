@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from memprof.method import Method
+
+_MODEL, _BF16 = "1b", 2
 
 
 def methods(
@@ -20,7 +25,8 @@ def methods(
         return
     method = type(get_method(name))
     typer.echo(f"{method.name}  ({method.paper})\n\n{_module_doc(method)}\n")
-    print_listing(("Field", "Type", "Default", "What it is"), _fields(method), text_columns=(0, 1, 2, 3))
+    typer.echo(f"Treats: {method.treats}.\n\nMemory of one weight:\n{_formula_doc(method)}\n\n{_example(method)}\n")
+    print_listing(("Field", "Type", "Default", "In papers", "What it is"), _fields(method), text_columns=range(5))
 
 
 def _module_doc(method: type) -> str:
@@ -29,20 +35,44 @@ def _module_doc(method: type) -> str:
     return (sys.modules[method.__module__].__doc__ or "").strip()
 
 
+def _formula_doc(method: type[Method]) -> str:
+    import inspect
+    import textwrap
+
+    return textwrap.indent(inspect.getdoc(method.formula) or "", "  ")
+
+
+def _example(method: type[Method]) -> str:
+    """What the formula sums up to on one model."""
+    from memprof.shapes import get_shape
+    from memprof.units import format_size
+
+    weights = get_shape(_MODEL).weights(_BF16)
+    bound = method().bind(weights)
+    costs = [bound.formula(weight) for weight in weights]
+    grad = 0 if bound.updates == "backward" else sum(cost.grad for cost in costs)
+    state = sum(cost.optimizer_state for cost in costs) + bound.shared()
+    sums = {"weights": sum(cost.param for cost in costs), "gradients": grad, "optimizer state": state}
+    said = ", ".join(f"{what} {format_size(nbytes)} GiB" for what, nbytes in sums.items())
+    return f"On {_MODEL} in bf16, with the defaults below: {said}."
+
+
 def _first_line(method: type) -> str:
     """The module's title without the method's own name."""
     title = _module_doc(method).splitlines()[0]
     return title.partition(": ")[2].rstrip(".") or title
 
 
-def _fields(method: type) -> list[tuple[str, str, str, str]]:
+def _fields(method: type) -> list[tuple[str, str, str, str, str]]:
     import dataclasses
 
     from memprof.setting import allowed, field_types
 
     rows = []
     for spec, hint in zip(dataclasses.fields(method), field_types(method).values(), strict=True):
-        rows.append((spec.name, _type_name(hint), _written(spec.default), f"{spec.metadata['help']}; {allowed(spec)}"))
+        what = f"{spec.metadata['help']}; {allowed(spec)}"
+        papers = spec.metadata.get("papers", "")
+        rows.append((spec.name, _type_name(hint), _written(spec.default), papers, what))
     return rows
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -30,6 +31,17 @@ def test_each_method_has_a_card(memprof_main: Main, name: str) -> None:
     rows = {line.split()[0]: line for line in outcome.out.splitlines() if line.strip()}
     for field in dataclasses.fields(method):
         assert field.metadata["help"] in rows[field.name]
+
+
+def test_a_card_says_what_is_treated_what_it_costs_and_what_papers_use(memprof_main: Main) -> None:
+    card = memprof_main("methods", "galore").out
+    assert "Treats: attention and MLP matrices; the rest is trained by AdamW." in card
+    assert inspect.getdoc(METHODS["galore"].formula).splitlines()[0] in card  # type: ignore[union-attr]
+    # by hand: N weights of 2 bytes; basis and two moments at rank 256, or two moments, of each weight
+    matrices = 24 * 256 * (4 * (2048 + 2 * 2048) + 3 * (2048 + 2 * 5461))
+    others = 2 * (2 * 32000 * 2048 + 49 * 2048)
+    gib = 2 * (matrices + others) / 2**30
+    assert f"weights {2 * 1_339_082_752 / 2**30:.2f} GiB" in card and f"optimizer state {gib:.2f} GiB" in card
 
 
 @pytest.mark.parametrize("name", METHODS)

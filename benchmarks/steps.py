@@ -1,10 +1,10 @@
 """One optimizer step of ours and of each public implementation, side by side: how many times faster.
 
 `python benchmarks/steps.py` (after `make reference`, which installs the peers) updates the weights of a whole model
-from gradients that are there already. Both sides have the same weights, gradients and hyperparameters, run in one process,
-in turns that change order every round, after warm-up steps that make the state and are not counted. What is printed is
-the median over rounds of peer's seconds / ours, with the quartiles: above 1, ours is faster. The last rows refresh in
-every step. On a GPU the device is waited for before and after each step.
+from gradients that are there already. Both sides have the same weights, gradients and hyperparameters, and run in one
+process, in turns that change order every round, after warm-up steps that make the state and are not counted. What is
+printed is the median over rounds of peer's seconds / ours, with the quartiles: above 1, ours is faster. The last rows
+refresh in every step, in a third of the rounds. On a GPU the device is waited for before and after each step.
 """
 
 from __future__ import annotations

@@ -17,7 +17,8 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.injections import INJECTIONS, Row
+from benchmarks.injections import INJECTIONS
+from benchmarks.row import Row
 from memprof.report.describe import plain
 
 HEADER = """# What a fault costs

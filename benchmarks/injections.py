@@ -4,27 +4,31 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import resource
 import signal
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+import memprof.child
+from benchmarks.disk_faults import full_disk, torn_files
 from benchmarks.fuzz import fuzz
 from benchmarks.program import MEASURED, Program, program
-from memprof.errors import MemprofError
+from benchmarks.row import Row
+from memprof.oom import CGROUPS, oom_kills
 from memprof.record import Record
-from memprof.store import RECORDS, RunStore, load
+from memprof.store import RunStore
 
 TWO = ("adamw", "lora")
 LIMIT = 8 * 2**30
 TOO_MUCH = ("--batch", str(2**23), "--max-fraction", "100")
 """one tensor of it is larger than LIMIT"""
-NO_CGROUP = "not injected: it needs a cgroup of its own; what it does to a process, SIGKILL, is above"
+NO_CGROUP = {
+    False: "not injected: control groups (v2) have no memory controller on this machine",
+    True: "not injected: it takes a control group with a memory limit, and this script makes none",
+}
+"""why, by whether there is a controller that could"""
 LIAR = """#!{python}
 import json, os, sys
 request = sys.stdin.read()
@@ -34,25 +38,18 @@ else:
     os.execv({python!r}, [{python!r}, "-c", {honest!r} + repr(request) + {main!r}])
 """
 HONEST = "import io, sys; from memprof import worker; sys.stdin = io.StringIO("
+EVENTS = "memory.events"
+KILLER = f"""
+    with open({EVENTS!r}, "w") as file:
+        file.write("oom_kill 1\\n")
+    os.kill(os.getpid(), 9)"""
+"""what the kernel's killer does, as a process sees it: the group's count grows and signal 9 comes"""
 RUBBISH = {
     "random bytes": "os.write(1, os.urandom(5000))",
     "half a JSON document": 'print(\'{"measured": {"param": 1, \')',
     "a figure that is no number": 'print(\'{"measured": {"param": NaN}}\')',
     "bytes without end": "\n    while True: os.write(1, b'x' * 65536)",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One line of the fault table. None is a figure that the fault has no place for."""
-
-    fault: str
-    before: int | None = None
-    lost: int | None = None
-    children: int | None = None
-    code: int | None = None
-    message: str = ""
-    skipped: bool = False
 
 
 def _row(fault: str, run: Program, before: int) -> Row:
@@ -118,86 +115,53 @@ def memory_and_time(folder: Path) -> Iterator[Row]:
 
     run = program(folder / "limit", *MEASURED, *TOO_MUCH, methods=("adamw",), prepare=limited).start()
     yield _cell("out of memory: address space limited (RLIMIT_AS), record 2", run, 1)
-    yield Row("out of memory: the kernel's own killer in a memory cgroup", message=NO_CGROUP, skipped=True)
+    yield Row(
+        "out of memory: the kernel's own killer in a memory cgroup", message=NO_CGROUP[_has_controller()], skipped=True
+    )
+    yield _stand_in_for_the_killer(folder / "killer")
     run = program(folder / "hang", *MEASURED, "--timeout", "60", methods=TWO).start()
     run.wait_for_worker(0).send_signal(signal.SIGSTOP)
     yield _cell("the measuring process hangs (stopped) past --timeout", run, 0)
 
 
+def _has_controller() -> bool:
+    lists = (CGROUPS / "cgroup.controllers", CGROUPS / "unified" / "cgroup.controllers")
+    return any("memory" in file.read_text().split() for file in lists if file.exists())
+
+
+def _stand_in_for_the_killer(folder: Path) -> Row:
+    """The kernel's part played: a measuring process that counts itself in the file that memprof is told to read."""
+    fault = "out of memory: signal 9 while oom_kill grows in memory.events (a file in its place), record 1"
+    child = _liar(folder / "child", KILLER.replace(repr(EVENTS), repr(str(folder / "sys" / EVENTS))))
+    (folder / "proc" / "self").mkdir(parents=True)
+    (folder / "proc" / "self" / "cgroup").write_text("0::/\n")
+    (folder / "sys").mkdir()
+    (folder / "sys" / EVENTS).write_text("oom_kill 0\n")
+
+    def prepare() -> None:
+        _use(child)
+        vars(memprof.child).update(oom_kills=partial(oom_kills, folder / "proc", folder / "sys"))
+
+    return _cell(fault, program(folder / "run", *MEASURED, methods=TWO, prepare=prepare).start(), 0)
+
+
 def rubbish(folder: Path) -> Iterator[Row]:
     for name, says in RUBBISH.items():
-        liar = folder / name.replace(" ", "-")
-        folder.mkdir(parents=True, exist_ok=True)
-        liar.write_text(LIAR.format(python=sys.executable, says=says, honest=HONEST, main="); worker.main()"))
-        liar.chmod(0o755)
+        liar = _liar(folder / name.replace(" ", "-"), says)
         run = program(folder / f"{liar.name}.run", *MEASURED, methods=TWO, prepare=lambda p=liar: _use(p))  # type: ignore[misc]
         yield _cell(f"on the pipe, for record 1: {name}", run.start(), 0)
 
 
+def _liar(file: Path, says: str) -> Path:
+    """A program in the place of Python: for record 1 it does as it is told, for the others it is Python."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(LIAR.format(python=sys.executable, says=says, honest=HONEST, main="); worker.main()"))
+    file.chmod(0o755)
+    return file
+
+
 def _use(python: Path) -> None:
     sys.executable = str(python)
-
-
-def torn_files(folder: Path) -> Iterator[Row]:
-    """A finished run, cut at 400 places and then with a byte put wrong at 400."""
-    run = program(folder / "whole").start()
-    run.wait()
-    whole, rng = (run.folder / RECORDS).read_bytes(), random.Random(0)
-    finished = run.records()
-    copy = folder / "copy" / RECORDS
-    copy.parent.mkdir(parents=True)
-    lost = 0
-    for _ in range(400):
-        end = rng.randrange(len(whole))
-        copy.write_bytes(whole[:end])
-        store = RunStore.create(copy.parent, resume=True)
-        lost += max(0, whole[:end].count(b"\n") - 1 - sum(record in finished for record in store.load()))
-        store.close()
-    yield Row("records.jsonl cut at 400 places, then continued", 4, lost, 0, 0, "a torn last line is left out")
-    refused = sum(_is_refused(copy, whole, rng.randrange(len(whole)), rng.randrange(256)) for _ in range(400))
-    text = f"{refused} refused with their line, {400 - refused} still a run; no other error"
-    yield Row("one byte of records.jsonl put wrong, 400 times", 4, None, 0, None, text)
-    lines = whole.splitlines(keepends=True)
-    (run.folder / RECORDS).write_bytes(b"".join([*lines[:2], lines[2][:99] + b"\n", *lines[3:]]))
-    again = Program(run.folder, [*run.arguments, "--resume"]).start()
-    yield Row("a line in the middle of records.jsonl torn", 4, 0, 0, again.wait(), again.said())
-
-
-def _is_refused(file: Path, whole: bytes, place: int, byte: int) -> bool:
-    file.write_bytes(whole[:place] + bytes([byte]) + whole[place + 1 :])
-    try:
-        load(file)
-    except MemprofError:
-        return True
-    return False
-
-
-@contextmanager
-def small_disk(folder: Path, size: str) -> Iterator[str]:
-    """A file system of that size, mounted while open; yields why not, or nothing."""
-    folder.mkdir(parents=True)
-    command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    yield "" if done.returncode == 0 else "not injected: no file system can be mounted here (it takes root)"
-    if done.returncode == 0:
-        subprocess.run(["umount", str(folder)], check=True)
-
-
-def full_disk(folder: Path) -> Iterator[Row]:
-    for size, what in ((4, "a record comes"), (16, "the tables come")):
-        name, disk = f"the disk is full when {what} (a tmpfs of {size} KiB)", folder / f"{size}"
-        with small_disk(disk, f"{size}k") as why_not:
-            if why_not:
-                yield Row(name, message=why_not, skipped=True)
-                continue
-            run = program(folder / "outside")
-            run.folder = disk
-            code, kept, told = run.start().wait(), run.records(), run.said()
-            subprocess.run(["mount", "-o", "remount,size=64m", str(disk)], check=True)
-            again = Program(disk, [*run.arguments, "--resume"]).start()
-            whole = again.wait() == 0 and all(record.status == "ok" for record in again.records())
-            lost = sum(record not in again.records() for record in kept)
-            yield Row(name, len(kept), lost, run.left(), code, told if whole else f"NOT CONTINUED: {again.said()}")
 
 
 def two_writers(folder: Path) -> Iterator[Row]:

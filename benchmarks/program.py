@@ -19,7 +19,7 @@ import psutil
 import memprof.cli.main
 from memprof.errors import MemprofError
 from memprof.record import Record
-from memprof.store import RECORDS, load
+from memprof.run_file import RECORDS, load
 
 METHODS = ("adamw", "lora", "galore", "adafactor")
 TINY = "compare --model 9m --num-layers 1 --vocab-size 64 --batch 1 --seq 8 --dtype fp32 --kernels cpu --steps 2"

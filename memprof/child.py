@@ -7,18 +7,26 @@ import os
 import selectors
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from memprof.interrupt import held
+from memprof.oom import OomKills, oom_kills
 
 MAX_ANSWER = 2**20
 """bytes of a child's answer; a real one has about 2,000"""
+MAX_SAID = 2**16
+"""bytes that are kept of what a child says on standard error: its end"""
 MAX_REASON = 300
+PIPE = 2**16
+"""bytes that a pipe holds; so one read after its death has all that a child left there"""
+TICK, SOON = 1.0, 0.05
+"""seconds between looks at whether a child is gone: where its pipe should tell, and where it has closed it"""
+NOT_COUNTED = OomKills(None)
 NO_ANSWER = "the measuring process gave no usable answer"
 
 
@@ -34,56 +42,83 @@ def one_line(text: str) -> str:
     return " ".join(text.split())[:MAX_REASON]
 
 
-def ask_child(request: Mapping[str, Any], timeout: float) -> tuple[bytes, int, str]:
-    """A worker's answer to one request, its exit code and the last line it said on standard error.
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What is left of a child that is gone."""
+
+    answer: bytes
+    code: int
+    """its exit code; below 0 the signal that ended it"""
+    said: bytes = b""
+    """the end of what it wrote on standard error"""
+    oom_before: OomKills = NOT_COUNTED
+    oom_after: OomKills = NOT_COUNTED
+
+    @property
+    def last_words(self) -> str:
+        lines = self.said.decode(errors="replace").strip().splitlines()
+        return lines[-1] if lines else "it said nothing"
+
+
+def ask_child(request: Mapping[str, Any], timeout: float) -> Reply:
+    """A worker's answer to one request, and how it ended.
 
     The child is told whose it is, so that it can end itself where this process dies without a word.
     """
-    with tempfile.TemporaryFile() as errors, ExitStack() as ending:
+    before = oom_kills()
+    with ExitStack() as ending:
         with held():  # a signal between its start and our knowing of it would leave it alone
-            child = ending.enter_context(_start(errors))
+            child = ending.enter_context(_start())
             ending.callback(child.kill)
         try:
-            answer = _talk(child, json.dumps(request).encode(), time.monotonic() + timeout)
-        except (subprocess.TimeoutExpired, TimeoutError):
+            answer, said = _talk(child, json.dumps(request).encode(), time.monotonic() + timeout)
+        except TimeoutError:
             raise CellError("timeout", f"no answer within {timeout:g} s; give it longer with --timeout") from None
-        return answer, child.returncode, _tail(errors)
+        return Reply(answer, child.returncode, said, before, oom_kills())
 
 
-def _start(errors: BinaryIO) -> subprocess.Popen[bytes]:
+def _start() -> subprocess.Popen[bytes]:
     root = str(Path(__file__).resolve().parent.parent)
     path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
     return subprocess.Popen(
         [sys.executable, "-m", "memprof.worker", str(os.getpid())],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        stderr=errors,
+        stderr=subprocess.PIPE,
         env=os.environ | {"PYTHONPATH": path},
     )
 
 
-def _talk(child: subprocess.Popen[bytes], request: bytes, deadline: float) -> bytes:
-    """Ask, then listen until the child is gone; no more is kept of what it says than an answer can have."""
-    assert child.stdin is not None and child.stdout is not None
+def _talk(child: subprocess.Popen[bytes], request: bytes, deadline: float) -> tuple[bytes, bytes]:
+    """Ask, then listen until the child is gone: its answer, and the end of what it said beside it.
+
+    A pipe's end is not waited for: a process that the child started may hold it open.
+    """
+    assert child.stdin is not None and child.stdout is not None and child.stderr is not None
     with suppress(BrokenPipeError), child.stdin:  # a child that is gone already shows in its exit code
         child.stdin.write(request)
-    answer = b""
-    with selectors.DefaultSelector() as output:
-        output.register(child.stdout, selectors.EVENT_READ)
-        while True:
-            if not output.select(max(0.0, deadline - time.monotonic())):
+    out, err = child.stdout.fileno(), child.stderr.fileno()
+    heard = {out: b"", err: b""}
+    with selectors.DefaultSelector() as pipes:
+        for pipe in heard:
+            pipes.register(pipe, selectors.EVENT_READ)
+        while child.poll() is None:
+            left = deadline - time.monotonic()
+            if left <= 0:
                 raise TimeoutError
-            part = os.read(child.stdout.fileno(), 2**16)
-            answer += part
-            if len(answer) > MAX_ANSWER:
-                raise CellError("crashed", NO_ANSWER)
-            if not part:
-                child.wait(max(0.0, deadline - time.monotonic()))
-                return answer
+            _listen(pipes, heard, out, min(left, TICK if out in pipes.get_map() else SOON))
+        _listen(pipes, heard, out, 0)
+    return heard[out], heard[err]
 
 
-def _tail(errors: BinaryIO) -> str:
-    size = errors.seek(0, os.SEEK_END)
-    errors.seek(max(0, size - 4096))
-    lines = errors.read().decode(errors="replace").strip().splitlines()
-    return lines[-1] if lines else "it said nothing"
+def _listen(pipes: selectors.BaseSelector, heard: dict[int, bytes], out: int, patience: float) -> None:
+    """Read once what there is; no more is kept than an answer can have, and of the rest its end."""
+    for key, _ in pipes.select(patience):
+        part = os.read(key.fd, PIPE)
+        if not part:
+            pipes.unregister(key.fd)
+        heard[key.fd] += part
+        if key.fd != out:
+            heard[key.fd] = heard[key.fd][-MAX_SAID:]
+        elif len(heard[out]) > MAX_ANSWER:
+            raise CellError("crashed", NO_ANSWER)

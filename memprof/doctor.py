@@ -11,7 +11,7 @@ import torch
 
 from memprof.api import environment
 from memprof.device import CudaDevice, has_cuda
-from memprof.units import format_size
+from memprof.units import counted, format_size
 
 YES_EVERYWHERE = "yes, for every method and model: both need no device"
 
@@ -26,10 +26,15 @@ def findings() -> list[tuple[str, str]]:
             "torch",
             f"{torch.__version__}, built {f'for CUDA {torch.version.cuda}' if torch.version.cuda else 'CPU-only'}",
         ),
-        ("processor", f"{os.cpu_count()} cores, torch uses {torch.get_num_threads()} threads"),
+        ("processor", _processor()),
         ("memory", f"{format_size(psutil.virtual_memory().total)} GiB"),
     ]
     return [*host, *_cuda(), *_nvml(), *_can_do()]
+
+
+def _processor() -> str:
+    cores, threads = os.cpu_count(), torch.get_num_threads()
+    return f"{counted(cores, 'core') if cores else 'cores unknown'}, torch uses {counted(threads, 'thread')}"
 
 
 def _cuda() -> list[tuple[str, str]]:

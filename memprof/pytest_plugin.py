@@ -82,7 +82,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     try:
         limits = [_limits(mark) for mark in reversed(marks)]
     except MemprofError as error:
-        pytest.fail(f"@pytest.mark.{MARKER}: {error}", pytrace=False)
+        raise pytest.fail.Exception(f"@pytest.mark.{MARKER}: {error}", pytrace=False) from None
     item.stash[_LIMITS] = {key: limit for each in limits for key, limit in each.items()}  # the closest one counts
 
 

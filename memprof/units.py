@@ -24,3 +24,8 @@ def parse_size(text: str) -> int:
 def format_size(size: int, unit: str = "GiB", digits: int = 2) -> str:
     """The number alone, in `unit`: a table names its unit once."""
     return f"{size / UNITS[unit]:.{digits}f}"
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 record`, `2 records`: a count as it is said."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

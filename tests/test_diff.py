@@ -205,15 +205,28 @@ def test_ids_may_differ_by_device_and_by_fields_left_to_defaults(one: dict[str, 
 @pytest.mark.parametrize(
     ("other", "named"),
     [
-        (scenario(batch_size=16), "the nearest two scenarios differ in batch_size$"),
-        (scenario(hyperparameters={"lr": 0.1}), "differ in hyperparameters$"),
-        (scenario(checkpointing=True), "differ in checkpointing$"),
-        (scenario("lora"), "other methods"),
+        (scenario(batch_size=16), r"the nearest two, of adamw, differ in batch_size \(8 before, 16 after\)$"),
+        (scenario(hyperparameters={"lr": 0.1}), r"differ in lr \(0.001 before, 0.1 after\)$"),
+        (scenario(checkpointing=True), r"differ in checkpointing \(not said before, true after\)$"),
+        (scenario(model="2b", seed=7, shape={"d": 1}), r"model \(1b before, 2b after\), seed \(0 before, 7 after\)$"),
+        (scenario(shape={"hidden_size": 8}), r"differ in hidden_size \(not said before, 8 after\)$"),
+        (scenario() | dict.fromkeys("abcdef", 1), r", d \(not said before, 1 after\) and 2 more$"),
+        (scenario(note="x\n\x1b[31m" * 99), r"differ in note \(not said before, x \[31mx \[31m.*\.\.\. after\)$"),
+        (scenario("lora"), "the methods differ: adamw before, lora after$"),
     ],
 )
 def test_nothing_in_common_says_what_differs(other: dict[str, Any], named: str) -> None:
     with pytest.raises(NothingToDoError, match=named):
         diff(run(record("a")), run(record("b", in_scenario=other)))
+
+
+def test_a_scenario_without_a_partner_says_in_what_the_nearest_differs() -> None:
+    """Each partner is named once, and what has a partner already is nobody's nearest."""
+    ranks = {rank: scenario("galore", hyperparameters={"rank": rank}) for rank in (8, 16, 32)}
+    before = run(record("a"), record("b", in_scenario=ranks[8]), record("c", in_scenario=scenario("lora")))
+    after = run(record("a"), record("d", in_scenario=ranks[16]), record("e", in_scenario=ranks[32]))
+    notes = {pair.record.id: figure.note for pair, figure in diff(before, after).figures() if figure.note}
+    assert notes == {"b": "the nearest scenario of the other run differs in rank (8 before, 16 after)"}
 
 
 def test_what_could_join_in_two_ways_joins_in_none() -> None:

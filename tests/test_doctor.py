@@ -25,6 +25,13 @@ def test_a_machine_without_cuda_says_why(monkeypatch: pytest.MonkeyPatch) -> Non
     assert dict(findings())["CUDA"] == "no: torch finds no usable GPU or driver"
 
 
+@pytest.mark.parametrize(("cores", "said"), [(1, "1 core, torch uses 1 thread"), (2, "2 cores, torch uses 2 threads")])
+def test_the_processor_is_counted_as_it_is_said(monkeypatch: pytest.MonkeyPatch, cores: int, said: str) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: cores)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: cores)
+    assert dict(findings())["processor"] == said
+
+
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memprof.doctor, "has_cuda", lambda: False)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)

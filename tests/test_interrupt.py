@@ -10,7 +10,6 @@ import sys
 import time
 import weakref
 from collections.abc import Callable, Iterator
-from typing import BinaryIO
 
 import psutil
 import pytest
@@ -90,8 +89,8 @@ def test_a_signal_while_a_child_starts_leaves_none(monkeypatch: pytest.MonkeyPat
     started: list[subprocess.Popen[bytes]] = []
     real = memprof.child._start
 
-    def start(errors: BinaryIO) -> subprocess.Popen[bytes]:
-        started.append(real(errors))
+    def start() -> subprocess.Popen[bytes]:
+        started.append(real())
         struck()
         return started[0]
 

@@ -149,6 +149,7 @@ def test_a_mistaken_limit_is_an_error_before_anything_runs(suite: pytest.Pyteste
     result = run(suite, watched(limits))
     result.assert_outcomes(errors=1)
     result.stdout.fnmatch_lines([f"@pytest.mark.memory_budget: {said}".replace("[", "[[]")])
+    result.stdout.no_re_match_line(r".*MemprofError.*|.*Traceback.*|.*During handling.*|.*direct cause.*")
 
 
 def test_a_class_sets_limits_and_a_test_its_own(suite: pytest.Pytester) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.faults import is_bad, markdown
 from benchmarks.fuzz import TARGETS, fuzz
-from benchmarks.injections import Row
+from benchmarks.row import Row
 
 ROOT = Path(__file__).parents[1]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import re
 import sys
@@ -14,16 +15,20 @@ import pytest
 import torch
 from torch import nn
 
+import memprof.api
+import memprof.child
 import memprof.runner
 from memprof.api import plan
 from memprof.catalogue import METHODS
-from memprof.child import MAX_ANSWER, MAX_REASON, CellError, one_line
+from memprof.child import MAX_ANSWER, MAX_REASON, MAX_SAID, CellError, Reply, one_line
 from memprof.errors import MemprofError, UnsupportedError
 from memprof.headroom import Headroom
 from memprof.method import Footprint, Method, Weight
 from memprof.methods.adamw import AdamW
+from memprof.oom import OomKills
 from memprof.record import Measured
 from memprof.runner import (
+    IN_PROCESS,
     guarded_measure,
     measure_in_child,
     plain,
@@ -87,19 +92,91 @@ def test_the_child_gets_the_scenario_and_nothing_else(child: Any, tmp_path: Path
     ("code", "status", "said"),
     [
         ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "crashed", "died of signal 11"),
-        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "oom", "as the system does when memory runs out"),
         ("import sys; print('first\\nlast words', file=sys.stderr); sys.exit(3)", "crashed", r"\(exit 3\): last words"),
         ("import sys; sys.exit(1)", "crashed", "it said nothing"),
         ("raise ValueError('bad weight')", "crashed", "ValueError: bad weight"),
         ("import sys; sys.stderr.write('x' * 10**6); sys.exit(1)", "crashed", "x{50}"),
     ],
-    ids=["signal", "killed", "tail of stderr", "silent", "traceback", "long line"],
+    ids=["signal", "tail of stderr", "silent", "traceback", "long line"],
 )
 def test_a_child_that_dies_says_how(child: Any, code: str, status: str, said: str) -> None:
     error = child(code)
     assert isinstance(error, CellError) and error.status == status
     assert re.search(said, str(error)), str(error)
     assert "\n" not in str(error) and len(str(error)) <= MAX_REASON
+
+
+KILLED = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+
+
+@pytest.mark.parametrize(
+    ("counts", "status", "said"),
+    [
+        ((3, 4), "oom", r"killed by the kernel's out-of-memory killer \(oom_kill in memory.events went from 3 to 4\)"),
+        ((3, 3), "crashed", "signal 9, though the kernel counted no out-of-memory kill: .* somebody else's doing"),
+        ((None, None), "oom", "signal 9, perhaps by the kernel's out-of-memory killer; nothing here counts its kills"),
+        ((3, None), "oom", "perhaps"),
+    ],
+)
+def test_a_killed_child_says_by_whom_as_far_as_it_is_known(
+    child: Any, monkeypatch: pytest.MonkeyPatch, counts: tuple[int | None, ...], status: str, said: str
+) -> None:
+    """Before and after it ran; the file's name is as good as its absence where there is no count."""
+    seen = iter(counts)
+    monkeypatch.setattr(memprof.child, "oom_kills", lambda: OomKills(next(seen), "memory.events"))
+    error = child(KILLED)
+    assert isinstance(error, CellError) and error.status == status
+    assert re.search(said, str(error)), str(error)
+
+
+def test_a_larger_batch_is_skipped_after_a_kill_for_memory_alone(child: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    counts = itertools.count()
+    monkeypatch.setattr(memprof.child, "oom_kills", lambda: OomKills(next(counts), "memory.events"))
+    child(KILLED)
+    scenarios = [scenario_of(), scenario_of(batch_size=2)]
+    assert [record.status for record in memprof.api.run(scenarios)] == ["oom", "skipped"]
+    monkeypatch.setattr(memprof.child, "oom_kills", lambda: OomKills(3, "memory.events"))
+    assert [record.status for record in memprof.api.run(scenarios)] == ["crashed", "crashed"]
+
+
+def test_what_a_child_prints_takes_no_room(child: Any) -> None:
+    """It may write no file at all here, so what it says must go another way; only the end of it is kept."""
+    flood = "sys.stderr.write(('x' * 99 + chr(10)) * 300_000 + 'the end'); sys.stderr.flush(); sys.exit(1)"
+    code = f"import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0)); {flood}"
+    error = child(code)
+    assert isinstance(error, CellError) and str(error) == "the measuring process failed (exit 1): the end"
+
+
+@pytest.mark.parametrize(
+    ("says", "kept"), [("'short'", b"short"), ("'a' * 10**6 + 'b' * 10", b"a" * (MAX_SAID - 10) + b"b" * 10)]
+)
+def test_the_end_of_what_a_child_says_is_kept(
+    child: Any, monkeypatch: pytest.MonkeyPatch, says: str, kept: bytes
+) -> None:
+    seen: list[Reply] = []
+    monkeypatch.setattr(memprof.runner, "read_answer", seen.append)
+    child(f"import sys; sys.stderr.write({says}); sys.exit(1)")
+    assert [reply.said == kept for reply in seen] == [True]
+
+
+@pytest.mark.parametrize("closed", [1, 2], ids=["standard error", "the answer"])
+def test_a_grandchild_that_holds_a_pipe_open_is_not_waited_for(child: Any, tmp_path: Path, closed: int) -> None:
+    """torch starts processes of its own, which may outlive the child and keep what it wrote to."""
+    pid = tmp_path / "pid"
+    code = f"""
+import os, sys, time
+if os.fork() == 0:
+    os.close({closed})
+    open({str(pid)!r}, "w").write(str(os.getpid()))
+    time.sleep(600)
+while not os.path.exists({str(pid)!r}) or not os.path.getsize({str(pid)!r}):
+    time.sleep(0.01)
+print({ANSWER!r}, flush=True)
+"""
+    try:
+        assert child(code, timeout=30.0) == MEASURED
+    finally:
+        psutil.Process(int(pid.read_text())).kill()
 
 
 RUBBISH = {
@@ -124,13 +201,13 @@ RUBBISH = {
 @pytest.mark.parametrize("answer", RUBBISH.values(), ids=RUBBISH.keys())
 def test_rubbish_is_no_measurement(answer: bytes) -> None:
     with pytest.raises(CellError, match="no usable answer") as error:
-        read_answer(answer, 0, "")
+        read_answer(Reply(answer, 0))
     assert error.value.status == "crashed"
 
 
 def test_a_child_may_say_itself_what_went_wrong() -> None:
     with pytest.raises(CellError, match="out of it all") as error:
-        read_answer(b'{"status": "oom", "reason": "out of\\nit all"}', 0, "")
+        read_answer(Reply(b'{"status": "oom", "reason": "out of\\nit all"}', 0))
     assert error.value.status == "oom"
 
 
@@ -215,7 +292,8 @@ def test_bad_usage_is_not_a_status(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_without_a_device_nothing_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memprof.runner, "_measure", lambda *_: pytest.fail("measured"))
+    for name in ("measure_in_child", "guarded_measure"):
+        monkeypatch.setattr(memprof.runner, name, lambda *_: pytest.fail("measured"))
     record = run_cell(scenario_of(device=None))
     assert (record.status, record.measured) == ("ok", None)
 
@@ -244,6 +322,8 @@ def test_a_users_own_method_is_measured_right_here(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(memprof.runner, "measure_in_child", lambda *_: pytest.fail("a child knows only the catalogue"))
     record = run_cell(scenario_of(method), steps=2)
     assert record.status == "ok", record.reason
+    assert record.flags == (IN_PROCESS,)
+    assert record.reason == "measured in the calling process: a method of your own is not sent to one of its own"
     assert record.measured is not None and record.trace is not None
     assert record.measured.optimizer_state == record.trace.optimizer_state
     assert record.measured.param == record.trace.param
@@ -258,6 +338,19 @@ def test_a_users_own_method_that_breaks_is_a_crashed_cell(monkeypatch: pytest.Mo
     monkeypatch.setattr(Mine, "prepare", broken)
     record = run_cell(scenario_of(Mine()), steps=2)
     assert (record.status, record.reason) == ("crashed", "KeyError: 'no such weight'")
+    assert record.flags == (IN_PROCESS,)
+
+
+def test_a_diverging_method_of_ones_own_says_both(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memprof.runner, "measure", lambda *_: dataclasses.replace(MEASURED, loss_last=None))
+    reason = str(run_cell(scenario_of(Mine()), steps=2).reason)
+    assert "the training diverged; measured in the calling process" in reason
+
+
+def test_only_what_was_measured_here_is_flagged(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memprof.runner, "measure_in_child", lambda *_: MEASURED)
+    assert run_cell(scenario_of()).flags == ()
+    assert run_cell(scenario_of(Mine(), device=None)).flags == ()
 
 
 @pytest.mark.parametrize("method", METHODS)

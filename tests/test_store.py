@@ -14,7 +14,8 @@ import pytest
 
 from memprof.errors import MemprofError, NothingToDoError
 from memprof.record import Formula, Record
-from memprof.store import RECORDS, RENDERED, RunStore, load, read_environment, render
+from memprof.run_file import RECORDS, load, read_environment
+from memprof.store import RENDERED, RunStore, render
 
 GIB = 2**30
 ENVIRONMENT = {"torch": "2.11.0"}
@@ -83,6 +84,19 @@ def test_resume_continues(tmp_path: Path) -> None:
     store.append(make("lora"))
     assert [record.method for record in store.load()] == ["adamw", "lora"]
     assert read_environment(store.path) == {"torch": "2.12.0"}
+
+
+@pytest.mark.parametrize(
+    ("methods", "said"), [(["adamw"], "its only cell is not"), (["adamw", "lora"], "none of its 2 cells is")]
+)
+def test_a_run_of_other_cells_is_not_continued(tmp_path: Path, methods: list[str], said: str) -> None:
+    store = RunStore.create(tmp_path)
+    for method in methods:
+        store.append(make(method))
+    store.close()
+    with pytest.raises(MemprofError, match=f"is of other scenarios: {said} asked for here") as error:
+        RunStore.create(tmp_path, resume=True, planned=["another"])
+    assert "\n" not in str(error.value)
 
 
 def test_force_and_resume_exclude_each_other(tmp_path: Path) -> None:

@@ -53,6 +53,10 @@ def write_baseline(path: Path, records: Sequence[Record], environment: Mapping[s
     kept = [record for record in old.records.values() if record.scenario.get("device") != device] if old else []
     facts = dict(old.environment) | dict(environment) if old and kept else dict(environment)
     ordered = sorted([*kept, *records], key=lambda record: record.scenario.get("device") is not None)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise MemprofError(f"cannot write {shown(path)}: {error.strerror or error}") from None
     replace_file(path, document(ordered, facts) + "\n")
 
 
@@ -62,7 +66,6 @@ def replace_file(path: Path, content: str) -> None:
         raise MemprofError(f"cannot write {path}: it is a folder")
     unfinished = path.with_name(f".unfinished-{os.getpid()}-{path.name}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         try:
             unfinished.write_bytes(content.encode())
             os.replace(unfinished, path)

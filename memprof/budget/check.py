@@ -154,6 +154,15 @@ def _not_in_baseline(budget: Budget, limit: Limit, baseline: Baseline | None) ->
 
 
 def _not_measured(budget: Budget, limit: Limit, record: Record) -> Check:
-    device = record.scenario.get("device")
-    why = f"{limit.key} is not to be had on {plain(device)}" if device else f"{limit.key} needs --measure"
+    why = _why_absent(limit.key, record.scenario.get("device"))
     return Check(budget=budget, limit=limit, verdict=Verdict.NOT_MEASURED, why=(why,))
+
+
+def _why_absent(key: str, device: Any) -> str:
+    if device is None:
+        return "a trace has no such figure; --measure has"
+    if key == "reserved" and device == "cpu":
+        return "no allocator reserves memory on a CPU; limit `device`, the resident set, instead"
+    if key == "device":
+        return f"{plain(device)} does not say what this process uses; memprof doctor says why"
+    return f"it is not to be had on {plain(device)}"

@@ -17,6 +17,7 @@ from memprof.measure import DEFAULT_STEPS
 from memprof.record import Record
 from memprof.runner import DEFAULT_TIMEOUT
 from memprof.scenario import Scenario
+from memprof.units import counted
 
 FAILED, INCOMPLETE = 1, 3
 
@@ -66,14 +67,14 @@ def check_file(
     notes = []
     if update and whole:
         write_baseline(file.baseline, list(records.values()), facts, device)
-        notes.append(f"accepted {len(records)} records as the baseline")
+        notes.append(f"accepted {counted(len(records), 'record')} as the baseline")
     outcome = _check(file, scenarios, records, facts, device)
     if update_limits and whole:
         values = new_limits(outcome.checks)
         if values:
             replace_file(file.source.path, rewrite(file.source, values))
             outcome = _check(read_budgets(file.source.path), scenarios, records, facts, device)
-        notes.append(f"set {len(values)} limits in {file.source.name}")
+        notes.append(f"set {counted(len(values), 'limit')} in {file.source.name}")
     if (update or update_limits) and not whole:
         notes.append("nothing was updated, because not every scenario ran to its end")
     outcome.notes.extend(notes)
@@ -130,5 +131,8 @@ def _check(
     baseline = read_baseline(file.baseline)
     checks = check_records(file.budgets, [records[scenario.id] for scenario in scenarios], baseline, facts)
     if all(check.verdict is Verdict.NOT_MEASURED for check in checks):
-        raise NothingToDoError(f"{file.source.name} has no limit that a trace can check; use --measure")
+        hint = (
+            "a trace can check; use --measure" if device is None else f"can be checked on {device}: {checks[0].why[0]}"
+        )
+        raise NothingToDoError(f"{file.source.name} has no limit that {hint}")
     return Outcome(file, checks, list(records.values()), baseline, facts, device)

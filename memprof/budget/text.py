@@ -38,7 +38,7 @@ def summary(outcome: Outcome) -> str:
 
 
 def remarks(outcome: Outcome) -> Iterator[str]:
-    """A paragraph of lines for every check that did not simply pass."""
+    """A paragraph of lines for every check that did not simply pass, then what could not be checked."""
     told: tuple[str, ...] = ()
     for check in outcome.checks:
         if check.verdict in (Verdict.PASS, Verdict.NOT_MEASURED):
@@ -46,6 +46,16 @@ def remarks(outcome: Outcome) -> Iterator[str]:
         why = ("for the same reason",) if check.why and check.why == told else check.why
         yield f"{headline(check)}\n" + "".join(f"  {line}\n" for line in (*why, *advice(outcome, check)))
         told = check.why
+    yield from _not_measured(outcome)
+
+
+def _not_measured(outcome: Outcome) -> Iterator[str]:
+    """A line for each figure that nobody had, whatever number of budgets limits it."""
+    budgets: dict[tuple[str, str], list[str]] = {}
+    for check in outcome.checks:
+        if check.verdict is Verdict.NOT_MEASURED:
+            budgets.setdefault((check.limit.key, "; ".join(check.why)), []).append(check.budget.name)
+    yield from (f"{key} of {', '.join(names)} is not measured: {why}" for (key, why), names in budgets.items())
 
 
 def headline(check: Check) -> str:

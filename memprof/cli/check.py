@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from memprof.errors import MemprofError, shown
 
 if TYPE_CHECKING:
     from memprof.budget.run import Outcome
@@ -29,6 +32,9 @@ def check(
     from memprof.budget.config import read_budgets
 
     budgets = read_budgets(file)
+    outputs = {
+        option: _writable(path) for option, path in (("junit", junit), ("markdown", markdown)) if path is not None
+    }
     from memprof.api import choose_device
     from memprof.budget.run import check_file
 
@@ -36,7 +42,7 @@ def check(
     options = {"update": update, "update_limits": update_limits, "on_record": _progress}
     outcome = check_file(budgets, device=chosen, steps=steps, timeout=timeout, **options)  # type: ignore[arg-type]
     _show(outcome, json)
-    _keep(outcome, junit, markdown)
+    _keep(outcome, **outputs)
     raise typer.Exit(outcome.exit_code)
 
 
@@ -60,19 +66,27 @@ def _show(outcome: Outcome, json: bool) -> None:
             print(line, file=sys.stderr)
 
 
-def _keep(outcome: Outcome, junit: str | None, markdown: str | None) -> None:
-    """Files that were asked for, and the step summary where GitHub wants one."""
-    from pathlib import Path
+def _writable(given: str) -> Path:
+    """Where a report goes, looked at before anything runs: a report that cannot be written must not cost the run."""
+    path = Path(given)
+    if path.is_dir():
+        raise MemprofError(f"cannot write {shown(str(path))}: it is a folder")
+    if not path.parent.is_dir():
+        raise MemprofError(f"cannot write {shown(str(path))}: there is no folder {shown(str(path.parent))}")
+    return path
 
+
+def _keep(outcome: Outcome, junit: Path | None = None, markdown: Path | None = None) -> None:
+    """Files that were asked for, and the step summary where GitHub wants one."""
     from memprof.budget import text
     from memprof.budget.baseline import replace_file
     from memprof.budget.github import summary_within_limit
     from memprof.budget.junit import junit as xml
 
     if junit is not None:
-        replace_file(Path(junit), xml(outcome))
+        replace_file(junit, xml(outcome))
     if markdown is not None:
-        replace_file(Path(markdown), text.markdown(outcome))
+        replace_file(markdown, text.markdown(outcome))
     environment = _github()
     if environment and environment.get("GITHUB_STEP_SUMMARY"):
         _append(environment["GITHUB_STEP_SUMMARY"], summary_within_limit(text.markdown(outcome)))

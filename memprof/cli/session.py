@@ -17,7 +17,7 @@ from memprof.report.table import render
 from memprof.runner import unfinished
 from memprof.scenario import Scenario
 from memprof.store import RunStore
-from memprof.units import UNITS, parse_size
+from memprof.units import UNITS, counted, parse_size
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,10 +104,20 @@ class Session:
         done = self._in_order(done)
         self._show(done, facts, view, live=progress.live)
         if store is not None:
-            store.render(done, **view.table_options)
-            store.close()
-            note(f"kept in {view.output}")
+            self._keep(done, past, store, view)
         return done
+
+    def _keep(self, done: Sequence[Record], past: Sequence[Record], store: RunStore, view: View) -> None:
+        """Render all that the folder holds: these cells first, then what earlier commands left there."""
+        asked = {scenario.id for scenario in self.scenarios}
+        earlier = [record for record in past if record.id not in asked]
+        whole = len(done) + len(earlier)
+        which = f"The last command asked for the first {len(done)} of these {whole} cells"
+        which = f"{which}; the others are of earlier commands." if earlier else ""
+        store.render([*done, *earlier], note=which, **view.table_options)
+        store.close()
+        others = f" with {counted(len(earlier), 'cell')} of earlier commands; its tables show all {whole}"
+        note(f"kept in {view.output}{others if earlier else ''}")
 
     def _open(self, view: View, facts: Mapping[str, Any]) -> RunStore | None:
         if view.output is None:

@@ -21,8 +21,6 @@ DEFAULTS: dict[str, Any] = {
     "seed": 0,
 }  # fmt: skip
 """fields of a scenario that go without saying"""
-MOST = 100
-"""records of a run that are looked at to explain why none joined"""
 
 
 def join(before: Sequence[Record], after: Sequence[Record]) -> list[Joined]:
@@ -37,19 +35,6 @@ def join(before: Sequence[Record], after: Sequence[Record]) -> list[Joined]:
     taken = {partner.id for partner, _ in found.values()}
     pairs: list[Joined] = [(record, *found.get(record.id, (None, None))) for record in before]
     return pairs + [(None, record, None) for record in after if record.id not in taken]
-
-
-def nearest(before: Sequence[Record], after: Sequence[Record]) -> str:
-    """Why nothing joined: the keys in which the two most alike scenarios differ; empty where all do."""
-    pairs = [(one, other) for one in before[:MOST] for other in after[:MOST] if one.method == other.method]
-    candidates = [_differing(one, other) for one, other in pairs]
-    closest = min(candidates, key=len, default=[])
-    return ", ".join(closest)
-
-
-def _differing(one: Record, other: Record) -> list[str]:
-    keys = dict.fromkeys([*one.scenario, *other.scenario])
-    return [key for key in keys if _canonical(one.scenario.get(key)) != _canonical(other.scenario.get(key))]
 
 
 def _alike(lost: Sequence[Record], left: Sequence[Record]) -> list[tuple[Record, Record]]:

@@ -6,7 +6,10 @@ ways. Whatever is added here must keep that.
 
 from __future__ import annotations
 
-from memprof.diff.join import Joined, join, nearest
+from collections.abc import Mapping, Sequence
+
+from memprof.diff.apart import nearest, why_none_joined
+from memprof.diff.join import Joined, join
 from memprof.diff.tolerance import Tolerance
 from memprof.difference import (
     BYTES,
@@ -22,6 +25,7 @@ from memprof.difference import (
     Figure,
     Pair,
     Run,
+    Value,
 )  # fmt: skip
 from memprof.errors import MemprofError, NothingToDoError
 from memprof.record import Interval, Measured, Memory, Record
@@ -40,12 +44,13 @@ def diff(before: Run, after: Run, *, by: str | None = None, tolerance: Tolerance
     if by is not None and by not in WITNESSES:
         raise MemprofError(f"unknown witness {by!r}; choose from {', '.join(reversed(WITNESSES))}")
     limit = tolerance or Tolerance()
-    pairs = tuple(_pair(joined, by, limit) for joined in join(before.records, after.records))
-    shared = [pair for pair in pairs if pair.joined_on]
-    if not shared:
-        hint = nearest(before.records, after.records)
-        why = f"the nearest two scenarios differ in {hint}" if hint else "they hold other methods"
+    found = join(before.records, after.records)
+    if not any(joined_on for _, _, joined_on in found):
+        why = why_none_joined(before.records, after.records)
         raise NothingToDoError(f"{before.name} and {after.name} have no scenario in common: {why}")
+    notes = _without_partner(found)
+    pairs = tuple(_pair(joined, by, limit, notes) for joined in found)
+    shared = [pair for pair in pairs if pair.joined_on]
     if not any(pair.figures for pair in shared):
         raise NothingToDoError(f"no scenario of {before.name} and {after.name} has figures {_whose(by)} in both")
     return Difference(before=before, after=after, pairs=pairs, tolerance=limit.text, by=by)
@@ -55,11 +60,19 @@ def _whose(by: str | None) -> str:
     return "of one witness" if by is None else "that were measured on one device" if by == "measured" else f"by {by}"
 
 
-def _pair(joined: Joined, by: str | None, tolerance: Tolerance) -> Pair:
+def _without_partner(found: Sequence[Joined]) -> dict[str, str]:
+    """By the id of a scenario that only the first run has: what keeps the second run's most alike one from it."""
+    lost = [before for before, after, _ in found if before and not after]
+    new = [after for before, after, _ in found if after and not before]
+    told = nearest(lost, new).items()
+    return {ident: f"the nearest scenario of the other run differs in {where}" for ident, where in told if where}
+
+
+def _pair(joined: Joined, by: str | None, tolerance: Tolerance, notes: Mapping[str, str]) -> Pair:
     before, after, joined_on = joined
     figures: tuple[Figure, ...]
     if before is None or after is None:
-        witness, figures = _alone(before, after, by)
+        witness, figures = _alone(before, after, by, notes)
     else:
         witness = _shared_witness(before, after, by)
         figures = (*_memory(before, after, witness, tolerance), *_speed(before, after, witness, tolerance))
@@ -67,13 +80,15 @@ def _pair(joined: Joined, by: str | None, tolerance: Tolerance) -> Pair:
     return Pair(before=before, after=after, joined_on=joined_on, witness=witness, figures=figures)
 
 
-def _alone(before: Record | None, after: Record | None, by: str | None) -> tuple[str | None, tuple[Figure, ...]]:
+def _alone(
+    before: Record | None, after: Record | None, by: str | None, notes: Mapping[str, str]
+) -> tuple[str | None, tuple[Figure, ...]]:
     """A scenario that only one run has: one figure stands for all."""
     record = before or after
     assert record is not None
     witness = next((name for name in _asked(by) if getattr(record, name)), None)
     key, value = (STATUS, record.status) if witness is None else ("peak", getattr(record, witness).peak)
-    return witness, (_half(key, value, None) if before else _half(key, None, value),)
+    return witness, (_half(key, value, None, notes.get(record.id, "")) if before else _half(key, None, value),)
 
 
 def _asked(by: str | None) -> tuple[str, ...]:
@@ -89,8 +104,8 @@ def _shared_witness(before: Record, after: Record, by: str | None) -> str | None
     return None
 
 
-def _half(key: str, before: int | Interval | str | None, after: int | Interval | str | None) -> Figure:
-    return Figure(key=key, before=before, after=after, verdict=NEW if before is None else MISSING)
+def _half(key: str, before: Value, after: Value, note: str = "") -> Figure:
+    return Figure(key=key, before=before, after=after, verdict=NEW if before is None else MISSING, note=note)
 
 
 def _memory(before: Record, after: Record, witness: str | None, tolerance: Tolerance) -> list[Figure]:

@@ -13,7 +13,7 @@ from typing import Any
 from memprof.difference import BYTES, Run
 from memprof.errors import MemprofError, NothingToDoError
 from memprof.record import SCHEMA_VERSION, Interval, Record
-from memprof.store import RECORDS, load, read_environment
+from memprof.run_file import RECORDS, load, read_environment
 from memprof.timeline import CATEGORIES
 
 MAX_FILE = 2**28

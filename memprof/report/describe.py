@@ -26,6 +26,7 @@ _FACTS: tuple[tuple[str, str, Any], ...] = (
     ("clip_grad_norm", "gradient norm clipped to {}", None),
     ("counting", "counted as {}", "memprof"),
 )
+_COUNTED = ("{} layers", "{} loss chunks")
 
 
 def plain(text: object) -> str:
@@ -64,8 +65,13 @@ def scenario_line(records: Sequence[Record]) -> str:
     for key, phrase, silent in _FACTS:
         shared = key in scenario and key not in apart and not (several and key in _OF_THE_MODEL)
         if shared and scenario[key] is not None and scenario[key] != silent:
-            said.append(phrase.format(spell(scenario[key])))
+            said.append(_phrase(phrase, spell(scenario[key])))
     return ", ".join([*said, *_rank_note(records)])
+
+
+def _phrase(phrase: str, value: str) -> str:
+    """`1 layer`, `2 layers`."""
+    return phrase.format(value).removesuffix("s") if phrase in _COUNTED and value == "1" else phrase.format(value)
 
 
 def _varying(records: Sequence[Record]) -> list[str]:
@@ -96,8 +102,11 @@ def _hyperparameters(record: Record) -> dict[str, Any]:
 
 
 def _rank_note(records: Sequence[Record]) -> list[str]:
-    """The rank most methods have, and by name the ones that have another."""
-    ranks = {plain(r.method): _rank(_hyperparameters(r)["rank"]) for r in records if "rank" in _hyperparameters(r)}
+    """The rank most methods have, and by name the ones that have another. Who has several shows them in the labels."""
+    said = ((plain(r.method), _hyperparameters(r)) for r in records)
+    pairs = list(dict.fromkeys((method, _rank(settings["rank"])) for method, settings in said if "rank" in settings))
+    times = Counter(method for method, _ in pairs)
+    ranks = {method: rank for method, rank in pairs if times[method] == 1}
     if not ranks:
         return []
     common = Counter(ranks.values()).most_common(1)[0][0]

@@ -57,7 +57,7 @@ def test_rows_by_hand(failed: Outcome) -> None:
 
 
 def test_remarks_say_what_to_do(failed: Outcome) -> None:
-    peak, grad, speed = text.remarks(failed)
+    peak, grad, speed, reserved = text.remarks(failed)
     assert peak.splitlines() == [
         f"{NAME}: peak is 500.00 MiB, 1.00 MiB over the limit of 499 MiB",
         "  since base.json peak grew by 10.00 MiB (+2.0%): grad +10.00 MiB (0.10 x param)",
@@ -69,6 +69,8 @@ def test_remarks_say_what_to_do(failed: Outcome) -> None:
         "  if this is meant, edit max_increase.grad at memprof.toml:5; "
         "or accept the new figures: memprof check --update"
     )
+    why = "no allocator reserves memory on a CPU; limit `device`, the resident set, instead"
+    assert reserved == f"reserved of {NAME} is not measured: {why}"
     assert speed.splitlines() == [
         f"{NAME}: examples_per_second is 9.5/s (8 to 1,234), at least 9/s is asked for: inconclusive",
         "  the interval of 8 to 1,234 examples per second has the limit inside it, 9",

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,7 +119,7 @@ def test_a_baseline_that_is_broken(memprof_main: Main) -> None:
 def test_update_accepts_and_touches_the_toml_in_no_byte(memprof_main: Main) -> None:
     path = write(RELATIVE)
     done = memprof_main("check", "--update")
-    assert (done.code, done.err) == (0, "memprof: accepted 1 records as the baseline\n")
+    assert (done.code, done.err) == (0, "memprof: accepted 1 record as the baseline\n")
     assert path.read_text() == RELATIVE
     first = Path("memprof-baseline.json").read_bytes()
     assert memprof_main("check").code == 0
@@ -135,7 +138,7 @@ def test_a_changed_scenario_has_no_baseline(memprof_main: Main) -> None:
 def test_update_limits_changes_that_value_alone(memprof_main: Main) -> None:
     path = write(FAILING)
     done = memprof_main("check", "--update-limits")
-    assert (done.code, done.err) == (0, "memprof: set 1 limits in memprof.toml\n")
+    assert (done.code, done.err) == (0, "memprof: set 1 limit in memprof.toml\n")
     before, after = FAILING.splitlines(), path.read_text().splitlines()
     assert before[:-1] == after[:-1] and after[-1].startswith('peak = "') and after[-1].endswith(' KiB"  # tight')
     assert not Path("memprof-baseline.json").exists()
@@ -169,12 +172,32 @@ def test_json_is_one_document_and_the_same_twice(memprof_main: Main) -> None:
 
 def test_junit_and_markdown_are_written(memprof_main: Main, here: Path) -> None:
     write(FAILING)
+    (here / "out").mkdir()
     assert memprof_main("check", "--junit", "out/check.xml", "--markdown", "out/check.md").code == 1
     suite = ElementTree.parse(here / "out" / "check.xml").getroot()[0]
     assert (suite.get("tests"), suite.get("failures")) == ("1", "1")
     assert (here / "out" / "check.md").read_text().startswith("### Memory budgets\n")
-    done = memprof_main("check", "--junit", ".")
-    assert done.code == 2 and done.err == "memprof: cannot write .: it is a folder\n"
+
+
+@pytest.mark.parametrize("option", ["--junit", "--markdown"])
+@pytest.mark.parametrize(
+    ("file", "said"),
+    [
+        ("nowhere/x", "cannot write nowhere/x: there is no folder nowhere"),
+        ("../nowhere/x", "cannot write ../nowhere/x: there is no folder ../nowhere"),
+        ("memprof.toml/x", "cannot write memprof.toml/x: there is no folder memprof.toml"),
+        (".", "cannot write .: it is a folder"),
+        ("", "cannot write .: it is a folder"),
+    ],
+)
+def test_a_file_that_cannot_be_written_is_told_before_anything_runs(
+    memprof_main: Main, here: Path, monkeypatch: pytest.MonkeyPatch, option: str, file: str, said: str
+) -> None:
+    write(PASSING)
+    monkeypatch.setattr(memprof.api, "run_cell", lambda *_, **__: pytest.fail("it ran"))
+    done = memprof_main("check", option, file)
+    assert (done.code, done.out, done.err) == (2, "", f"memprof: {said}\n")
+    assert [entry.name for entry in here.iterdir()] == ["memprof.toml"] and not (here.parent / "nowhere").exists()
 
 
 def test_github_is_told_on_stderr_and_in_the_summary(
@@ -238,6 +261,22 @@ def test_measured_on_a_cpu(memprof_main: Main) -> None:
     assert memprof_main("check", "--device", "cpu", "--steps", "3").code == 1
 
 
+def test_a_figure_that_is_not_to_be_had_says_why(memprof_main: Main) -> None:
+    """Once for all the limits that have the same reason."""
+    more = '[[budget]]\nname = "other"\nreserved = "2 TiB"\n'
+    write(PASSING + 'reserved = "1 TiB"\n' + more)
+    told = memprof_main("check").out.splitlines()
+    assert told[-1] == "reserved of small, other is not measured: a trace has no such figure; --measure has"
+    measured = memprof_main("check", "--device", "cpu", "--steps", "2")
+    assert measured.code == 0 and "memprof.toml, measured on cpu: 1 pass, 2 not measured" in measured.out
+    why = "no allocator reserves memory on a CPU; limit `device`, the resident set, instead"
+    assert measured.out.splitlines()[-1] == f"reserved of small, other is not measured: {why}"
+    write(DEFAULTS + more)
+    done = memprof_main("check", "--device", "cpu", "--steps", "2")
+    assert (done.code, done.out) == (5, "")
+    assert done.err == f"memprof: memprof.toml has no limit that can be checked on cpu: {why}\n"
+
+
 def test_no_cuda_is_4(memprof_main: Main) -> None:
     if torch.cuda.is_available():
         pytest.skip("there is CUDA here")
@@ -264,3 +303,32 @@ def test_action_and_hook_run_this_command() -> None:
     assert '"$RUNNER_TEMP/memprof/bin/memprof" check' in action and "entry: memprof check" in hook
     for script in action.split("run: |")[1:]:
         assert "${{" not in script.partition("\n    - ")[0], "an input in a script is code; it comes by the environment"
+
+
+@pytest.mark.parametrize(
+    ("file", "more", "given"),
+    [
+        ("", "", ["check"]),
+        ("a b.toml", "", ["check", "--", "a b.toml"]),
+        ("--update", "--junit x.xml", ["check", "--junit", "x.xml", "--", "--update"]),
+        ("", "--junit x.xml\n  --markdown y.md\n", ["check", "--junit", "x.xml", "--markdown", "y.md"]),
+        (
+            '"; touch owned; $(touch owned) `touch owned`',
+            "$(touch owned) ; touch *",
+            ["check", "$(touch", "owned)", ";", "touch", "*", "--", '"; touch owned; $(touch owned) `touch owned`'],
+        ),
+    ],
+    ids=["nothing", "a space", "like an option", "several lines", "commands"],
+)
+def test_the_actions_step_passes_its_inputs_on_as_they_are(here: Path, file: str, more: str, given: list[str]) -> None:
+    """The step's own script, run as a runner runs it; a program in memprof's place tells what it is given."""
+    program = here / "memprof" / "bin" / "memprof"
+    program.parent.mkdir(parents=True)
+    program.write_text("#!/bin/sh\nfor part; do printf '%s\\0' \"$part\"; done\nexit 7\n")
+    program.chmod(0o755)
+    (here / "step.sh").write_text(textwrap.dedent((ROOT / "action.yml").read_text().rpartition("run: |\n")[2]))
+    inputs = {"RUNNER_TEMP": str(here), "BUDGET_FILE": file, "MORE_ARGS": more}
+    command = ["bash", "--noprofile", "--norc", "-eo", "pipefail", "step.sh"]
+    done = subprocess.run(command, env=os.environ | inputs, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (7, "")
+    assert done.stdout.split("\0")[:-1] == given and not (here / "owned").exists()

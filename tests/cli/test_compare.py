@@ -24,10 +24,11 @@ import memprof.runner
 from memprof.catalogue import CORE, METHODS
 from memprof.child import CellError
 from memprof.record import Record, Trace
+from memprof.run_file import RECORDS, load, read_environment
 from memprof.runner import run_cell
 from memprof.scenario import Scenario
 from memprof.shapes import SHAPES
-from memprof.store import RECORDS, RENDERED, RunStore, load, read_environment
+from memprof.store import RENDERED, RunStore
 from memprof.trace import trace
 from memprof.units import UNITS
 
@@ -295,6 +296,26 @@ def test_resume_runs_exactly_what_is_missing(memprof_main: Main, tmp_path: Path,
     assert ran == []
     assert_refused(memprof_main(*three, "-o", run, "--resume", "--dtype", "fp32"), 2, ("other scenarios", "--force"))
     assert ran == []
+
+
+def test_a_run_that_goes_on_with_other_cells_still_shows_all_of_them(
+    memprof_main: Main, tmp_path: Path, ran: list[str]
+) -> None:
+    """On the screen what was asked for now; in the folder the whole run, and which rows of it were asked for now."""
+    run = tmp_path / "run"
+    memprof_main(*TWO, "-o", str(run))
+    outcome = memprof_main(*QUICK, "--method", "galore", "--method", "lora", "-o", str(run), "--resume")
+    assert outcome.code == 0 and ran == ["adamw", "lora", "galore"]
+    assert outcome.err == f"memprof: kept in {run} with 1 cell of earlier commands; its tables show all 3\n"
+    assert "galore" in outcome.out and "lora" in outcome.out and "\nadamw " not in outcome.out
+    table = (run / "table.md").read_text()
+    rows = [line.split(" | ")[0].removeprefix("| ") for line in table.splitlines() if line.startswith("| ")]
+    assert rows[2:] == ["galore", "lora", "adamw"], "the asked ones first"
+    assert "The last command asked for the first 2 of these 3 cells; the others are of earlier commands." in table
+    assert (run / "records.csv").read_text().count("\n") == 4
+    assert "The last command" in said(run / "memory.svg")
+    assert memprof_main(*QUICK, *("--method", "galore", *TWO[len(QUICK) :]), "-o", str(run), "--resume").code == 0
+    assert "The last command" not in (run / "table.md").read_text()
 
 
 def test_a_failed_cell_is_exit_3_and_runs_again(

@@ -86,7 +86,7 @@ def test_tolerance_lets_small_growth_pass(memprof_main: Main, worse: tuple[str, 
 def test_nothing_in_common_is_exit_5(memprof_main: Main, write: Files) -> None:
     done = memprof_main("diff", write("a.json", a_record()), write("b.json", a_record(batch_size=16)))
     assert done.code == 5 and done.out == ""
-    assert "no scenario in common: the nearest two scenarios differ in batch_size" in done.err
+    assert "no scenario in common: the nearest two, of adamw, differ in batch_size (8 before, 16 after)" in done.err
     assert memprof_main("diff", write("a.json"), write("b.json", a_record())).code == 5
     one = write("a.json", a_record())
     assert memprof_main("diff", one, one, "--by", "measured").code == 5

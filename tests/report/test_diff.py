@@ -90,6 +90,16 @@ def test_missing_new_and_failed_cells_have_a_row(record: Make) -> None:
     assert "lora, status: CUDA out of memory." in text
 
 
+def test_ranks_that_differ_are_told_row_by_row_and_as_the_reason(record: Make) -> None:
+    """The caption names what all rows share; a rank that only one side has is no such thing."""
+    ranks = [record("galore", hyperparameters={"rank": rank}) for rank in (128, 64)]
+    text = show(compared([record(), ranks[0]], [record(), ranks[1]]), width=300)
+    assert "cuda-flash kernels, GiB" in text
+    why = "the nearest scenario of the other run differs in rank (128 before, 64 after)."
+    assert f"galore rank=128, peak: {why}" in text
+    assert ", rank 128, GiB" in show(compared([ranks[0]], [ranks[0]]), width=300)
+
+
 def test_speed_is_shown_with_its_interval(record: Make) -> None:
     text = show(compared([record(speed=2.0)], [record(speed=1.0)]), width=120)
     assert ["adamw", "examples/s", "2.000 (1.960-2.060)", "1.000 (0.980-1.030)", "-1/s", "-50.00 %", "worse"] in map(

@@ -91,6 +91,9 @@ def test_scenario_says_what_is_shared_and_what_is_unusual(record: Make) -> None:
     odd = record("apollo_mini", hyperparameters={"rank": 1})
     assert scenario_line(ranks) == "24 layers, batch 8, seq 256, bf16, cuda-flash kernels, rank 8"
     assert scenario_line([*ranks, odd]).endswith("rank 8 (apollo_mini 1)")
+    odder = record("alpha", hyperparameters={"rank": 2})
+    assert scenario_line([*ranks, odd, odder]).endswith("rank 8 (apollo_mini 1, alpha 2)"), "in the table's order"
+    assert scenario_line([record(num_layers=1)]).startswith("1 layer, batch 8")
     assert "batch" not in scenario_line([record(), record(batch_size=1)])
     assert "accumulation 4" in scenario_line([record(accumulation=4)])
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol, cast
+from typing import Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -20,10 +20,20 @@ STRIDE = 17
 
 
 def prepare(scenario: Scenario, device: torch.device) -> tuple[LlamaForCausalLM, torch.optim.Optimizer]:
-    """The scenario's model on `device`, adapted by its method, and the optimizer."""
+    """The scenario's model on `device`, adapted by its method, and the optimizer; a warm start is over already."""
     torch.manual_seed(scenario.seed)
     model = build(scenario.shape, KERNELS[scenario.kernels], TORCH_DTYPE[scenario.dtype], device)
-    return model, scenario.method.prepare(model)
+    optimizer = scenario.method.prepare(model)
+    if isinstance(optimizer, Switching):
+        optimizer.switch()
+    return model, optimizer
+
+
+@runtime_checkable
+class Switching(Protocol):
+    """An optimizer that may begin as plain AdamW and goes over to its method's own way; `switch` does so at once."""
+
+    def switch(self) -> None: ...
 
 
 class Refreshing(Protocol):

@@ -24,6 +24,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -46,6 +47,7 @@ class LoRALinear(nn.Module):
 
     def __init__(self, linear: nn.Linear, rank: int, alpha: float) -> None:
         super().__init__()
+        self.in_features, self.out_features = linear.in_features, linear.out_features
         self.weight = linear.weight.requires_grad_(False)
         self.bias = linear.bias
         self.lora_A, self.lora_B = factors(linear, rank)
@@ -56,6 +58,16 @@ class LoRALinear(nn.Module):
         """A uniform in +-1/sqrt(N), B zero: the layer computes W x, and B, not A, has a gradient at once."""
         nn.init.kaiming_uniform_(self.lora_A.weight, a=math.sqrt(5))
         nn.init.zeros_(self.lora_B.weight)
+
+    def adapter(self) -> list[Tensor]:
+        """What is trained in place of W, and begun afresh when the adapter is merged."""
+        return [self.lora_A.weight, self.lora_B.weight]
+
+    @torch.no_grad()
+    def merge_(self) -> None:
+        """W += scaling B A in place, and the adapter afresh: a new subspace to learn in."""
+        self.weight.addmm_(self.lora_B.weight, self.lora_A.weight, alpha=self.scaling)
+        self.reset_adapter()
 
     def forward(self, x: Tensor) -> Tensor:
         tokens = x.flatten(end_dim=-2)
@@ -73,9 +85,11 @@ class LoRA(Method):
     paper: ClassVar[str] = "arXiv:2106.09685"
 
     # GaLore's LoRA: alpha 32, rank 128/256/256/512 for 60m/130m/350m/1b, lr the best of 1e-2 ... 1e-4, no decay
-    rank: int | None = setting(None, "rank R of the adapters; default a quarter of the smallest side, <= 256", least=1)
-    alpha: float = setting(32.0, "the adapter's product is scaled by alpha / rank", above=0)
-    lr: float = setting(1e-3, "learning rate", above=0)
+    rank: int | None = setting(
+        None, "rank R of the adapters; default a quarter of the smallest side, <= 256", least=1, papers="128, 256, 512"
+    )
+    alpha: float = setting(32.0, "the adapter's product is scaled by alpha / rank", above=0, papers="32")
+    lr: float = setting(1e-3, "learning rate", above=0, papers="1e-2 to 1e-4")
     betas: tuple[float, float] = setting((0.9, 0.999), "decay of the first and second moment", least=0, below=1)
     eps: float = setting(1e-8, "added to the root of the second moment", above=0)
     weight_decay: float = setting(0.0, "decoupled weight decay, on what is trained", least=0)
@@ -83,21 +97,19 @@ class LoRA(Method):
     def bind(self, weights: Iterable[Weight]) -> Self:
         return dataclasses.replace(self, rank=bound_rank(self.name, self.rank, weights))
 
+    def layer(self, linear: nn.Linear, rank: int) -> LoRALinear:
+        """What takes the place of a linear layer."""
+        return LoRALinear(linear, rank, self.alpha)
+
     def adapt(self, model: nn.Module) -> list[LoRALinear]:
         """Give every attention and MLP layer its adapter, and return the new layers."""
         rank = known_rank(self.name, self.bind(weight for weight, _ in named_weights(model)).rank)
-        replace_matrices(model, lambda _, linear: LoRALinear(linear, rank, self.alpha))
+        replace_matrices(model, lambda _, linear: self.layer(linear, rank))
         return [module for module in model.modules() if isinstance(module, LoRALinear)]
 
     def prepare(self, model: nn.Module) -> FusedAdamW:
         self.adapt(model)
-        return FusedAdamW(
-            (p for p in model.parameters() if p.requires_grad),
-            lr=self.lr,
-            betas=self.betas,
-            eps=self.eps,
-            weight_decay=self.weight_decay,
-        )
+        return FusedAdamW.of(model, self)
 
     def formula(self, weight: Weight) -> Footprint:
         """Of a treated matrix: W (M, N) frozen + A (R, N) + B (M, R); gradients of A and B; for each of the two

@@ -41,13 +41,16 @@ def random_(a_RN: Tensor, b_MR: Tensor, weight_MN: Tensor) -> None:
     b_MR.normal_().mul_(rms * math.sqrt(n_in / rank))
 
 
-def spectral_(a_RN: Tensor, b_MR: Tensor, weight_MN: Tensor) -> None:
-    """Fill A and B with the largest R singular triplets of W, each taking the root of the singular value."""
+def spectral_(a_RN: Tensor, b_MR: Tensor, weight_MN: Tensor, scale: float = 1.0) -> None:
+    """Fill A and B with the largest R singular triplets of W / scale, each taking the root of the singular value.
+
+    Beside W: its fp32 copy (bf16 and fp16 only), U (M, S), singular values (S,) and V^T (S, N), S = min(M, N).
+    """
     rank = a_RN.shape[0]
     u, s, vh = torch.linalg.svd(weight_MN.to(torch.promote_types(weight_MN.dtype, torch.float32)), full_matrices=False)
-    root = s[:rank].sqrt()
-    a_RN.copy_(root[:, None] * vh[:rank])
-    b_MR.copy_(u[:, :rank] * root)
+    root = s[:rank].div_(scale).sqrt_()
+    a_RN.copy_(vh[:rank].mul_(root[:, None]))
+    b_MR.copy_(u[:, :rank].mul_(root))
 
 
 INITS = {"random": random_, "spectral": spectral_}
@@ -98,6 +101,7 @@ class LowRankLinear(nn.Module):
 
     def __init__(self, linear: nn.Linear, rank: int, init: str) -> None:
         super().__init__()
+        self.in_features, self.out_features = linear.in_features, linear.out_features
         self.A, self.B = factors(linear, rank)
         self.bias = linear.bias
         with torch.no_grad():
@@ -115,9 +119,11 @@ class LowRank(Method):
     paper: ClassVar[str] = "arXiv:2209.13569"
 
     # GaLore's baselines: rank 128/256/256/512 for 60m/130m/350m/1b, lr the best of 1e-2 ... 1e-4, no weight decay
-    rank: int | None = setting(None, "rank R of every product; default a quarter of the smallest side, <= 256", least=1)
+    rank: int | None = setting(
+        None, "rank R of every product; default a quarter of the smallest side, <= 256", least=1, papers="128, 256, 512"
+    )
     init: str = setting("random", "random: W's scale; spectral: the SVD of W", choices=tuple(INITS))
-    lr: float = setting(1e-3, "learning rate", above=0)
+    lr: float = setting(1e-3, "learning rate", above=0, papers="1e-2 to 1e-4")
     betas: tuple[float, float] = setting((0.9, 0.999), "decay of the first and second moment", least=0, below=1)
     eps: float = setting(1e-8, "added to the root of the second moment", above=0)
     weight_decay: float = setting(0.0, "decoupled weight decay", least=0)
@@ -128,13 +134,7 @@ class LowRank(Method):
     def prepare(self, model: nn.Module) -> FusedAdamW:
         rank = known_rank(self.name, self.bind(weight for weight, _ in named_weights(model)).rank)
         replace_matrices(model, lambda _, linear: LowRankLinear(linear, rank, self.init))
-        return FusedAdamW(
-            (p for p in model.parameters() if p.requires_grad),
-            lr=self.lr,
-            betas=self.betas,
-            eps=self.eps,
-            weight_decay=self.weight_decay,
-        )
+        return FusedAdamW.of(model, self)
 
     def formula(self, weight: Weight) -> Footprint:
         """Of a treated matrix: A (R, N) + B (M, R); their gradients; for each of the two step () fp32 + exp_avg +

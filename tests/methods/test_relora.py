@@ -14,7 +14,8 @@ from memprof.errors import MemprofError
 from memprof.llama import LlamaForCausalLM, build_model
 from memprof.method import Weight, named_weights
 from memprof.methods.lora import LoRA, LoRALinear
-from memprof.methods.relora import ReLoRA, ReLoRAOptimizer, merge_, prune_, restart_factor
+from memprof.methods.relora import ReLoRA
+from memprof.methods.restart import RestartOptimizer, prune_, restart_factor
 
 SHAPES = [{}, {"tie_word_embeddings": True, "num_key_value_heads": 2}]
 DTYPES = [torch.float32, torch.bfloat16]
@@ -43,7 +44,7 @@ def size(tensors: list[Tensor | None]) -> int:
     return sum(t.untyped_storage().nbytes() for t in tensors if t is not None)
 
 
-def bytes_of(model: nn.Module, optimizer: ReLoRAOptimizer, weight: Weight) -> tuple[int, int, int]:
+def bytes_of(model: nn.Module, optimizer: RestartOptimizer, weight: Weight) -> tuple[int, int, int]:
     """Parameter, gradient and state bytes of everything that stands in the place of one plain weight."""
     owner = weight.name.removesuffix("weight")
     params = [p for name, p in model.named_parameters() if name.startswith(owner)]
@@ -108,7 +109,7 @@ def test_merge_does_not_change_the_loss() -> None:
     ids = torch.randint(0, 64, (2, 16))
     before = model(ids, ids).item()
     for layer in optimizer.layers:
-        merge_(layer)
+        layer.merge_()
     after = model(ids, ids).item()
     assert abs(after - before) < 2e-6, f"loss drift {abs(after - before):.3e} > 2e-6 (fp32)"
 
@@ -118,7 +119,7 @@ def test_merge_moves_the_adapter_into_the_weight() -> None:
     layer = LoRALinear(nn.Linear(20, 30, bias=False), 4, 8.0)
     nn.init.normal_(layer.lora_B.weight)
     old = copy.deepcopy(layer)
-    merge_(layer)
+    layer.merge_()
     torch.testing.assert_close(layer.weight, old.weight + 2 * (old.lora_B.weight @ old.lora_A.weight).detach())
     assert not layer.lora_B.weight.any() and not torch.equal(layer.lora_A.weight, old.lora_A.weight)
     assert layer.lora_A.weight.abs().max() <= 20**-0.5

@@ -9,16 +9,65 @@ from memprof.errors import MemprofError, shown
 from memprof.method import Method
 from memprof.methods.adafactor import Adafactor
 from memprof.methods.adam_mini import AdamMini
+from memprof.methods.adamem import AdaMeM
 from memprof.methods.adamw import AdamW
+from memprof.methods.adamw_8bit import AdamW8bit
+from memprof.methods.apollo import Apollo, ApolloMini
+from memprof.methods.came import CAME
+from memprof.methods.dora import DoRA
+from memprof.methods.fira import Fira
+from memprof.methods.flora import Flora
 from memprof.methods.galore import GaLore
+from memprof.methods.galore_dynamics import GaLoreDynamics
+from memprof.methods.galore_ef import GaLoreDynamicsEF, GaLoreEF
 from memprof.methods.galore_mini import GaLoreMini
+from memprof.methods.grass import Grass
+from memprof.methods.lion import Lion
+from memprof.methods.loqt import LoQT
 from memprof.methods.lora import LoRA
 from memprof.methods.low_rank import LowRank
+from memprof.methods.microadam import MicroAdam
+from memprof.methods.mora import MoRA
+from memprof.methods.muon import Muon
+from memprof.methods.pissa import PiSSA
+from memprof.methods.q_galore import QGaLore
+from memprof.methods.redora import ReDoRA
+from memprof.methods.reloqra import ReLoQRa
 from memprof.methods.relora import ReLoRA
+from memprof.methods.remora import ReMoRA
+from memprof.methods.repissa import RePiSSA
+from memprof.methods.sgd import SGD
+from memprof.methods.sltrain import SLTrain
 from memprof.setting import allowed, field_types, is_optional
 
 _CORE: tuple[type[Method], ...] = (AdamW, Adafactor, AdamMini, GaLore, GaLoreMini, LowRank, LoRA, ReLoRA)
-_MORE: tuple[type[Method], ...] = ()
+_MORE: tuple[type[Method], ...] = (
+    AdamW8bit,
+    SGD,
+    Lion,
+    CAME,
+    Muon,
+    DoRA,
+    PiSSA,
+    ReDoRA,
+    RePiSSA,
+    ReLoQRa,
+    MoRA,
+    ReMoRA,
+    SLTrain,
+    LoQT,
+    GaLoreDynamics,
+    GaLoreEF,
+    GaLoreDynamicsEF,
+    QGaLore,
+    Flora,
+    Grass,
+    MicroAdam,
+    AdaMeM,
+    Apollo,
+    ApolloMini,
+    Fira,
+)
 METHODS: dict[str, type[Method]] = {method.name: method for method in (*_CORE, *_MORE)}
 CORE = tuple(method.name for method in _CORE)
 """What `memprof compare` shows unless asked otherwise."""

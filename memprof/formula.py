@@ -57,16 +57,22 @@ def update_scratch(method: Method, weights: list[Weight], costs: list[Footprint]
     """Most bytes of scratch in the step's update: of one weight, or of a group that the method updates together."""
     if method.updates == "backward":
         return 0
-    sizes = [cost.transient for cost in costs if cost.transient]
-    cut = groups(sizes, lambda size: size, method.scratch_limit(weights))
-    return max((sum(group) for group in cut), default=0) + method.update_scalars
+    scratch = [(w, cost.transient) for w, cost in zip(weights, costs, strict=True) if cost.transient]
+    limit = method.scratch_limit(weights)
+    cut = groups(scratch, lambda item: item[1], limit, lambda item: method.update_kind(item[0]))
+    together = (method.scratch_together([weight for weight, _ in group]) for group in cut)
+    return max(together, default=0) + method.update_scalars
 
 
 def _worst(scenario: Scenario, held: dict[str, int], costs: ModelCosts, scratch: int, phase: str) -> Instant:
-    walk = backward_walk(scenario, held, costs, refreshing=phase == REFRESH)
+    refreshing = phase == REFRESH
+    walk = backward_walk(scenario, held, costs, refreshing)
     walk.phase = phase
     walk.passing("update", scratch)
-    return walk.worst
+    if not refreshing or scenario.accumulation == 1:
+        return walk.worst
+    first = backward_walk(scenario, held, costs, refreshing, first=True)  # a layer's refresh may be in its backward
+    return max(walk.worst, first.worst, key=lambda instant: instant.nbytes)
 
 
 def _refresh_peak(

@@ -196,7 +196,7 @@ class Backward:
             name=name,
             tokens=self.sizes.tokens,
             saved=_saved(self.sizes, cost),
-            grad=cost.grad,
+            grad=_grad(cost, self.walk.refreshing),
             update=self.update(cost),
             grad_output=grad_output,
             grad_input=grad_input,
@@ -226,16 +226,19 @@ class Backward:
         self.walk.gradients(name, cost.grad, grad_input, self.update(cost))
 
     def update(self, cost: Footprint) -> int:
-        """The scratch of one weight's update, where that happens inside backward."""
-        return self.update_scalars + (max(cost.transient, cost.refresh) if self.walk.refreshing else cost.transient)
+        """The scratch of one weight's refresh and update, where they happen inside backward, one after the other."""
+        scratch = cost.transient + self.update_scalars
+        return max(scratch, cost.refresh) if self.walk.refreshing else scratch
 
 
-def backward_walk(scenario: Scenario, held: dict[str, int], costs: ModelCosts, refreshing: bool) -> Walk:
-    """The walk after the last micro-batch's backward. `held` is what parameters and optimizer state hold."""
-    accumulating = scenario.accumulation > 1
+def backward_walk(
+    scenario: Scenario, held: dict[str, int], costs: ModelCosts, refreshing: bool, first: bool = False
+) -> Walk:
+    """The walk after the backward of the last micro-batch, or the `first`. `held`: in parameters and state."""
+    accumulating = scenario.accumulation > 1 and not first
     alive = {
         PARAM: held[PARAM],
-        GRAD: costs.grad if accumulating else 0,
+        GRAD: costs.grad(refreshing) if accumulating else 0,
         OPTIMIZER_STATE: held[OPTIMIZER_STATE],
         ACTIVATION: activation_bytes(scenario, costs.layers),
         EXTRA: 0,
@@ -257,8 +260,15 @@ class ModelCosts:
     norm: Footprint
     head: Footprint | None
 
-    @property
-    def grad(self) -> int:
+    def grad(self, refreshing: bool) -> int:
+        layers = sum(
+            _grad(cost, refreshing) * (2 if role is Role.NORM else 1)
+            for layer in self.layers
+            for role, cost in layer.items()
+        )
         head = self.head.grad if self.head else 0
-        layers = sum(c.grad * (2 if role is Role.NORM else 1) for layer in self.layers for role, c in layer.items())
         return self.embed.grad + layers + self.norm.grad + head
+
+
+def _grad(cost: Footprint, refreshing: bool) -> int:
+    return cost.grad if cost.refresh_grad is None or not refreshing else cost.refresh_grad

@@ -9,7 +9,7 @@ import dataclasses
 import math
 import typing
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, ClassVar, Literal, Self, TypeVar
@@ -129,6 +129,8 @@ class Footprint:
     """most alive inside this weight's update, beyond the above"""
     refresh: int = 0
     """the same in a step that refreshes or merges"""
+    refresh_grad: int | None = None
+    """`grad` in such a step, where it is another: a full-rank gradient, to take a new subspace from"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,8 +145,6 @@ class Method(ABC):
     paper: ClassVar[str]
     treats: ClassVar[str] = "attention and MLP matrices; the rest is trained by AdamW"
     """which weights it treats its own way, in words"""
-    update_scalars: ClassVar[int] = 0
-    """bytes of scalars that stand beside every group's scratch in its update: a step count for the kernel"""
 
     def __post_init__(self) -> None:
         types = field_types(type(self))
@@ -170,6 +170,19 @@ class Method(ABC):
     def scratch_limit(self, weights: Iterable[Weight]) -> int:
         """How many bytes of scratch a group of weights that are updated together may take; 0: one at a time."""
         return 0
+
+    @property
+    def update_scalars(self) -> int:
+        """Bytes of scalars that stand beside every group's scratch in its update: a step count for the kernel."""
+        return 0
+
+    def update_kind(self, weight: Weight) -> Hashable:
+        """What weights that are updated together must have in common: a shape whose scratch is stacked, say."""
+        return None
+
+    def scratch_together(self, weights: Sequence[Weight]) -> int:
+        """Bytes of scratch in the update of weights that form one group."""
+        return sum(self.formula(weight).transient for weight in weights)
 
     @property
     def updates(self) -> Literal["step", "backward"]:
@@ -219,18 +232,25 @@ def known_rank(method: str, rank: int | None) -> int:
     return rank
 
 
-def groups(items: Sequence[T], scratch: Callable[[T], int], limit: int) -> list[list[T]]:
-    """Cut items, in order, into groups whose scratch together is at most `limit`; a larger one stands alone."""
+def groups(
+    items: Sequence[T], scratch: Callable[[T], int], limit: int, kind: Callable[[T], Hashable] = lambda item: None
+) -> list[list[T]]:
+    """Cut items, in order, into groups whose scratch together is at most `limit`; a larger one stands alone.
+
+    A group is of one kind. Kinds come one after the other, in the order in which each first appears.
+    """
     cut: list[list[T]] = []
-    used = 0
-    for item in items:
-        size = scratch(item)
-        if cut and used + size <= limit:
-            cut[-1].append(item)
-            used += size
-        else:
-            cut.append([item])
-            used = size
+    for present in dict.fromkeys(map(kind, items)):
+        used = limit + 1  # so that the first of a kind starts a group
+        for item in items:
+            if kind(item) == present:
+                size = scratch(item)
+                if used + size <= limit:
+                    cut[-1].append(item)
+                    used += size
+                else:
+                    cut.append([item])
+                    used = size
     return cut
 
 

@@ -17,7 +17,7 @@ MAX_INTEGER = 2**63
 
 
 def setting(default: T, help: str, *, least: float | None = None, above: float | None = None,
-               most: float | None = None, below: float | None = None, choices: tuple[str, ...] = (),
+               most: float | None = None, below: float | None = None, choices: tuple[str | int, ...] = (),
                papers: str = "") -> T:  # fmt: skip
     """A hyperparameter of a method: its default, one line of help, the values it may take and those that papers use."""
     bounds = {"least": least, "above": above, "most": most, "below": below}
@@ -44,8 +44,10 @@ def check_setting(method: str, spec: dataclasses.Field[Any], value: object, hint
                 f"{method}: {spec.name}={shown(repr(value))} is out of range; it must be {allowed(spec)}"
             )
     choices = spec.metadata.get("choices")
-    if choices and value not in choices:
-        raise MemprofError(f"{method}: {spec.name}={shown(repr(value))} is unknown; choose from {', '.join(choices)}")
+    if choices and value is not None and value not in choices:
+        raise MemprofError(
+            f"{method}: {spec.name}={shown(repr(value))} is unknown; choose from {', '.join(map(str, choices))}"
+        )
 
 
 def _has_type(value: object, hint: Any) -> bool:
@@ -67,7 +69,8 @@ def _within(value: float, bounds: dict[str, float]) -> bool:
 def allowed(spec: dataclasses.Field[Any]) -> str:
     """What a hyperparameter may be, in words: "a number above 0, below 1"."""
     if spec.metadata.get("choices"):
-        return "one of " + ", ".join(spec.metadata["choices"])
+        none = ", none" if "None" in str(spec.type) else ""
+        return "one of " + ", ".join(map(str, spec.metadata["choices"])) + none
     words = {"least": "at least", "above": "above", "most": "at most", "below": "below"}
     bounds = [f"{words[name]} {bound:g}" for name, bound in spec.metadata.get("bounds", {}).items()]
     kind = str(spec.type)

@@ -37,12 +37,24 @@ class Walk:
     """whether this is a step with periodic work"""
     phase: str = BACKWARD
     worst: Instant = field(default_factory=lambda: Instant("", "", {}))
+    _to_update: tuple[str, int, int] | None = None
+    """of a weight that is updated inside backward: its name, the bytes of its gradient, and the update's scratch"""
 
     def at(self, name: str, *, grad: int = 0, extra: int = 0, activation: int = 0) -> None:
-        """At a point called `name`, so many bytes of each kind come (positive) or go (negative)."""
+        """At a point called `name`, so many bytes of each kind come (positive) or go (negative).
+
+        A weight whose gradient is there is updated once the operation that made it has let go of what it held.
+        """
         self.alive[GRAD] += grad
         self.alive[EXTRA] += extra
         self.alive[ACTIVATION] += activation
+        self._note(name)
+        if self._to_update and max(grad, extra, activation) <= 0:
+            (weight, size, scratch), self._to_update = self._to_update, None
+            self.passing(f"{weight} update", scratch)
+            self.at(f"{weight} gradient freed", extra=-size)
+
+    def _note(self, name: str) -> None:
         if sum(self.alive.values()) > self.worst.nbytes:
             self.worst = Instant(name, self.phase, dict(self.alive))
 
@@ -65,8 +77,7 @@ class Walk:
         """
         if self.updating:
             self.at(f"{name} gradient", extra=weight + grad_input)
-            self.passing(f"{name} update", update)
-            self.at(f"{name} gradient freed", extra=-weight)
+            self._to_update = name, weight, update
         elif self.accumulating:
             self.at(f"{name} gradient, to be added to the one there", extra=weight + grad_input)
             self.at(f"{name} gradient added", extra=-weight)

@@ -3,7 +3,8 @@
 Shazeer and Stern 2018, arXiv:1804.04235; it follows the Adafactor of transformers (fairseq's), which GaLore's
 experiments run with relative_step=False and scale_parameter=False: the defaults here. GaLore's table says "Adafactor
 with first-order statistics": that is beta1=0.9.
-Shapes: a weight is (O, I), out x in; a norm is (D,). States are fp32 whatever the parameter's dtype.
+Shapes: a weight is (O, I), out x in; a norm is (D,); G weights of one shape are updated together. States are fp32
+whatever the parameter's dtype.
 
 Paper and code: the paper steps by alpha_t = max(eps2, RMS(W)) * rho_t, which is scale_parameter=True with lr for rho_t;
 its own schedule of rho_t (relative_step) is left to a learning-rate scheduler. With beta1 the code averages updates
@@ -15,15 +16,15 @@ torch.optim.Adafactor keeps its factors in the parameter's dtype and asks the ho
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from memprof.method import Footprint, Method, Weight
-from memprof.optimizer import MethodOptimizer, with_grad
+from memprof.method import Footprint, Method, Weight, groups, named_weights
+from memprof.optimizer import KeepsDtypes, MethodOptimizer, with_grad
 from memprof.setting import setting
 
 FP32_BYTES = 4
@@ -33,14 +34,14 @@ SCALARS = 2
 
 def add_mean_square_(moment: Tensor, grad: Tensor, dim: int, weight: float) -> None:
     """moment += weight * mean of grad^2 over `dim`: through the norm, so that no grad^2 is ever stored."""
-    norm = torch.linalg.vector_norm(grad, dim=dim, dtype=torch.float32)
+    norm = torch.linalg.vector_norm(grad, dim=dim, dtype=moment.dtype)
     moment.addcmul_(norm, norm, value=weight / grad.shape[dim])
 
 
 def factored_update(grad_OI: Tensor, row_O: Tensor, col_I: Tensor) -> Tensor:
     """grad / sqrt(V) in fp32, where V = row col^T / mean(row) is the paper's rank-one second moment."""
     factor_O1 = (row_O / row_O.mean(dim=-1, keepdim=True)).rsqrt_().unsqueeze(-1)
-    update_OI = grad_OI.to(torch.float32, copy=True).mul_(factor_O1)  # one dtype an operation: a CPU copies else
+    update_OI = grad_OI.to(row_O.dtype, copy=True).mul_(factor_O1)  # one dtype an operation: a CPU copies else
     del factor_O1  # so that the two factors never stand beside the update together
     return update_OI.mul_(col_I.rsqrt().unsqueeze(-2))
 
@@ -59,11 +60,167 @@ def step_size(p: Tensor, lr: float, eps2: float, scale_parameter: bool) -> Tenso
     return norm.div_(p.numel() ** 0.5).clamp_(min=eps2).mul_(lr)
 
 
-class AdafactorOptimizer(MethodOptimizer):
-    """Adafactor over parameters of any shape; its hyperparameters are the fields of `Adafactor`, all of them."""
+def new_state(p: Tensor, shape: Sequence[int], momentum: bool) -> dict[str, Tensor]:
+    """The state of a gradient of `shape`: zeros on the device of `p`, fp32 (fp64 for an fp64 weight)."""
+    dtype = torch.promote_types(p.dtype, torch.float32)
+    shapes = {"exp_avg": shape} if momentum else {}
+    if len(shape) > 1:
+        shapes |= {"exp_avg_sq_row": shape[:-1], "exp_avg_sq_col": (*shape[:-2], shape[-1])}
+    else:
+        shapes |= {"exp_avg_sq": shape}
+    return {key: torch.zeros(tuple(size), dtype=dtype, device=p.device) for key, size in shapes.items()}
 
-    def __init__(self, params: Iterable[nn.Parameter], **hyperparameters: object) -> None:
-        super().__init__(params, {**hyperparameters, "step": 0})
+
+def update_weights_(params: Sequence[Tensor], states: Sequence[dict[str, Tensor]], group: dict[str, Any]) -> None:
+    """One Adafactor step on weights that have a gradient, one by one; `group["step"]` counts this step already."""
+    decay_moments_(states, group)
+    for p, state in zip(params, states, strict=True):
+        update_together_([p], [state], group)
+
+
+def decay_moments_(states: Sequence[dict[str, Tensor]], group: dict[str, Any]) -> None:
+    """moment = beta2_t * moment + (1 - beta2_t) * eps1: the terms without the gradient, for all weights at once."""
+    weight = group["step"] ** group["decay_rate"]  # 1 - beta2_t
+    moments = [state[key] for state in states for key in state if key.startswith("exp_avg_sq")]
+    torch._foreach_mul_(moments, 1 - weight)
+    torch._foreach_add_(moments, weight * group["eps1"])
+
+
+def normalised(grad: Tensor, state: dict[str, Tensor], group: dict[str, Any]) -> Tensor:
+    """The gradient enters the moments and is divided by their root, in fp32."""
+    weight = group["step"] ** group["decay_rate"]
+    if grad.ndim > 1:
+        row, col = state["exp_avg_sq_row"], state["exp_avg_sq_col"]
+        add_mean_square_(row, grad, -1, weight)
+        add_mean_square_(col, grad, -2, weight)
+        return factored_update(grad, row, col)
+    exp_avg_sq = state["exp_avg_sq"].addcmul_(grad, grad, value=weight)
+    return exp_avg_sq.rsqrt().mul_(grad.to(exp_avg_sq.dtype))
+
+
+def load_(scratch: Tensor, tensors: Sequence[Tensor]) -> None:
+    """A copy of every tensor into its slice of the scratch."""
+    torch._foreach_copy_(list(scratch.unbind()), list(tensors))
+
+
+def load_product_(scratch: Tensor, grads: Sequence[Tensor], factor: Tensor | None) -> None:
+    """grad * factor into the scratch, (G, ...); grad^2 where there is no factor. In one pass where nothing is cast."""
+    if len(grads) == 1 and grads[0].dtype == scratch.dtype:
+        torch.mul(grads[0], grads[0] if factor is None else factor[0], out=scratch[0])
+    else:
+        load_(scratch, grads)
+        scratch.mul_(scratch if factor is None else factor)
+
+
+def factors(
+    squares_GOI: Tensor, rows: Sequence[Tensor], cols: Sequence[Tensor], weight: float
+) -> tuple[Tensor, Tensor]:
+    """Squares enter the moments, with `weight`; then 1 / sqrt(V) is the product of a (G, O) and a (G, I)."""
+    row_GO = squares_GOI.sum(dim=-1)
+    torch._foreach_add_(list(rows), list(row_GO.unbind()), alpha=weight / squares_GOI.shape[-1])
+    torch.stack(list(rows), out=row_GO)
+    row_GO.div_(row_GO.mean(dim=-1, keepdim=True)).rsqrt_()
+    col_GI = squares_GOI.sum(dim=-2)
+    torch._foreach_add_(list(cols), list(col_GI.unbind()), alpha=weight / squares_GOI.shape[-2])
+    torch.stack(list(cols), out=col_GI)
+    return row_GO, col_GI.rsqrt_()
+
+
+def clip_factors(norm_G: Tensor, count: int, threshold: float) -> Tensor:
+    """1 / max(1, RMS / threshold), of updates with these norms and so many elements, in the norms' place."""
+    return norm_G.div_(threshold * count**0.5).clamp_(min=1.0).reciprocal_()
+
+
+def raw_updates_(
+    scratch: Tensor, grads: Sequence[Tensor], states: Sequence[dict[str, Tensor]], weight: float, threshold: float
+) -> Tensor:
+    """Gradients enter the moments; the clipped updates are the scratch times what is returned, a factor of its rows.
+
+    The rows' factor waits, so that the norm of an update is had without another pass over it.
+    """
+    load_product_(scratch, grads, None)
+    if grads[0].ndim < 2:
+        moments = [state["exp_avg_sq"] for state in states]
+        torch._foreach_add_(moments, list(scratch.unbind()), alpha=weight)
+        load_product_(scratch, grads, torch.stack(moments).rsqrt_())
+        norm_G: Tensor = torch.linalg.vector_norm(scratch.view(len(grads), -1), dim=-1)
+        return clip_factors(norm_G, grads[0].numel(), threshold).view(-1, *[1] * grads[0].ndim)
+    row, col = factors(
+        scratch, [state["exp_avg_sq_row"] for state in states], [state["exp_avg_sq_col"] for state in states], weight
+    )
+    load_product_(scratch, grads, col.unsqueeze(-2))
+    del col  # so that it never stands beside the norms
+    norms = torch.linalg.vector_norm(scratch, dim=-1).mul_(row)
+    norm_G = torch.linalg.vector_norm(norms.view(len(grads), -1), dim=-1)
+    del norms
+    clip = clip_factors(norm_G, grads[0].numel(), threshold)
+    return row.mul_(clip.view(-1, *[1] * (row.ndim - 1))).unsqueeze(-1)
+
+
+def update_together_(ps: Sequence[Tensor], states: Sequence[dict[str, Tensor]], group: dict[str, Any]) -> None:
+    """G weights of one shape, whose moments have decayed; a function of its own, so that its scratch ends with it."""
+    grads: list[Tensor] = [p.grad for p in ps]  # type: ignore[misc]
+    rates = step_sizes(ps, group["eps2"]).mul_(group["lr"]) if group["scale_parameter"] else None
+    scratch = next(iter(states[0].values())).new_empty(len(ps), *ps[0].shape)
+    weight = group["step"] ** group["decay_rate"]  # 1 - beta2_t
+    factor = raw_updates_(scratch, grads, states, weight, group["clip_threshold"])
+    factor.mul_(group["lr"] if rates is None else rates.view(-1, *[1] * (factor.ndim - 1)))
+    decay: float | list[Tensor] = group["lr"] * group["weight_decay"]
+    if decay and rates is not None:
+        decay = list(rates.mul_(-group["weight_decay"]).add_(1).unbind())
+    if group["beta1"] is None:
+        move_(ps, scratch, factor, decay)
+        return
+    exp_avgs = [state["exp_avg"] for state in states]
+    torch._foreach_lerp_(exp_avgs, list(scratch.mul_(factor).unbind()), 1 - group["beta1"])
+    subtract_(ps, exp_avgs, scratch, decay)
+
+
+def move_(ps: Sequence[Tensor], scratch: Tensor, factor: Tensor, decay: float | list[Tensor]) -> None:
+    """Decay, then p -= factor * scratch: in one pass where it is one weight and nothing is cast."""
+    if len(ps) == 1 and ps[0].dtype == scratch.dtype:
+        decay_(list(ps), decay)
+        ps[0].addcmul_(scratch[0], factor[0], value=-1)
+    else:
+        subtract_(ps, list(scratch.mul_(factor).unbind()), None, decay)
+
+
+def subtract_(ps: Sequence[Tensor], directions: list[Tensor], room: Tensor | None, decay: float | list[Tensor]) -> None:
+    """Decay, then p -= direction. A weight below fp32 goes through a copy, in `room` if there is some: rounded once."""
+    wide = list(ps)
+    if ps[0].dtype != directions[0].dtype:
+        copies = directions[0].new_empty(len(ps), *ps[0].shape) if room is None else room
+        load_(copies, ps)
+        wide = list(copies.unbind())
+    decay_(wide, decay)
+    torch._foreach_sub_(wide, directions)
+    if ps[0].dtype != directions[0].dtype:
+        torch._foreach_copy_(list(ps), wide)
+
+
+def decay_(ps: list[Tensor], decay: float | list[Tensor]) -> None:
+    """p -= decay * p, or p *= what each weight keeps."""
+    if isinstance(decay, list):
+        torch._foreach_mul_(ps, decay)
+    elif decay:
+        torch._foreach_add_(ps, ps, alpha=-decay)
+
+
+def step_sizes(ps: Sequence[Tensor], eps2: float) -> Tensor:
+    """max(eps2, RMS(p)) of weights of one shape, (G,)"""
+    norms = torch._foreach_norm(list(ps), 2, torch.promote_types(ps[0].dtype, torch.float32))
+    return torch.stack(norms).div_(ps[0].numel() ** 0.5).clamp_(min=eps2)
+
+
+class AdafactorOptimizer(KeepsDtypes, MethodOptimizer):
+    """Adafactor over parameters of any shape, those of one shape together."""
+
+    def __init__(self, model: nn.Module, method: Adafactor) -> None:
+        pairs = [(weight, p) for weight, p in named_weights(model) if p.requires_grad]
+        self.method = method
+        self.weight_of: dict[Tensor, Weight] = {p: weight for weight, p in pairs}
+        self.scratch_limit = method.scratch_limit(self.weight_of.values())
+        super().__init__([p for _, p in pairs], {**method.hyperparameters(), "step": 0})
 
     def update(self) -> None:
         for group in self.param_groups:
@@ -73,58 +230,15 @@ class AdafactorOptimizer(MethodOptimizer):
                 self._update(params, group)
 
     def _update(self, params: list[Tensor], group: dict[str, Any]) -> None:
-        states = [self._state(p, group["beta1"] is not None) for p in params]
-        weight = group["step"] ** group["decay_rate"]  # 1 - beta2_t
-        # moment = beta2_t * moment + weight * (mean g^2 + eps1): the terms without g, for all weights at once
-        moments = [state[key] for state in states for key in state if key != "exp_avg"]
-        torch._foreach_mul_(moments, 1 - weight)
-        torch._foreach_add_(moments, weight * group["eps1"])
-        for p, state in zip(params, states, strict=True):
-            self._update_one(p, state, group, weight)
+        for p in params:
+            if not self.state[p]:
+                self.state[p] = new_state(p, p.shape, group["beta1"] is not None)
+        decay_moments_([self.state[p] for p in params], group)
+        for batch in groups(params, self._scratch, self.scratch_limit, lambda p: p.shape):
+            update_together_(batch, [self.state[p] for p in batch], group)
 
-    def _update_one(self, p: Tensor, state: dict[str, Tensor], group: dict[str, Any], weight: float) -> None:
-        """One weight; a function of its own so that its update is freed before the next weight's is made."""
-        grad = p.grad
-        assert grad is not None
-        if p.ndim > 1:
-            row, col = state["exp_avg_sq_row"], state["exp_avg_sq_col"]
-            add_mean_square_(row, grad, -1, weight)
-            add_mean_square_(col, grad, -2, weight)
-            update = factored_update(grad, row, col)
-        else:
-            exp_avg_sq = state["exp_avg_sq"].addcmul_(grad, grad, value=weight)
-            update = exp_avg_sq.rsqrt().mul_(grad.float())
-        rate = step_size(p, group["lr"], group["eps2"], group["scale_parameter"])
-        update.mul_(clip_factor(update, group["clip_threshold"]).mul_(rate))
-        direction = update
-        if group["beta1"] is not None:
-            direction = state["exp_avg"].lerp_(update, 1 - group["beta1"])
-        p32 = p.float()  # decay and update together in fp32: a bf16 weight is rounded once
-        if group["weight_decay"]:
-            direction = torch.addcmul(direction, p32, rate, value=group["weight_decay"], out=update)
-        p.copy_(p32.sub_(direction))
-
-    def _state(self, p: Tensor, momentum: bool) -> dict[str, Tensor]:
-        state: dict[str, Tensor] = self.state[p]
-        if not state:
-            shapes = {"exp_avg": p.shape} if momentum else {}
-            if p.ndim > 1:
-                shapes |= {"exp_avg_sq_row": p.shape[:-1], "exp_avg_sq_col": p.shape[:-2] + p.shape[-1:]}
-            else:
-                shapes |= {"exp_avg_sq": p.shape}
-            for key, shape in shapes.items():
-                state[key] = torch.zeros(shape, dtype=torch.float32, device=p.device)
-        return state
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As torch's, which rounds states to the parameter's dtype on the way in; these stay fp32."""
-        super().load_state_dict(state_dict)
-        ids = [index for group in state_dict["param_groups"] for index in group["params"]]
-        params = [p for group in self.param_groups for p in group["params"]]
-        for index, p in zip(ids, params, strict=True):
-            if index in state_dict["state"]:
-                saved = state_dict["state"][index]
-                self.state[p] = {key: value.to(p.device, torch.float32) for key, value in saved.items()}
+    def _scratch(self, p: Tensor) -> int:
+        return self.method.formula(self.weight_of[p]).transient
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,25 +258,36 @@ class Adafactor(Method):
     scale_parameter: bool = setting(False, "step in proportion to RMS(W), as in the paper")
 
     def prepare(self, model: nn.Module) -> AdafactorOptimizer:
-        return AdafactorOptimizer((p for p in model.parameters() if p.requires_grad), **self.hyperparameters())
+        return AdafactorOptimizer(model, self)
+
+    def scratch_limit(self, weights: Iterable[Weight]) -> int:
+        """Weights of one shape together take no more scratch than the weight that needs most takes alone."""
+        return max(self.formula(weight).transient for weight in weights)
+
+    def update_kind(self, weight: Weight) -> Hashable:
+        return weight.shape
 
     def formula(self, weight: Weight) -> Footprint:
         """State: [exp_avg (O, I) with beta1] + exp_avg_sq_row (O,) + exp_avg_sq_col (I,), fp32;
         of a norm: [exp_avg (D,) with beta1] + exp_avg_sq (D,), fp32.
 
-        Transient: update (O, I) fp32 beside the larger of the row factor (O, 1) and the column factor (I,), fp32, or
-        beside the step size () and the clipping () where those are larger; of a norm: update (D,) and the two scalars.
-        Below fp32 also: update (O, I), fp32 copy of the weight (O, I) and step size ().
+        Transient: squares, then update (O, I), beside factors (O,) and (I,), or beside the rows' factor (O,), their
+        norms (O,) and its own (), fp32; of a norm: update (D,) and its factor (D,). Below fp32, and without beta1, at
+        least: update (O, I), fp32 copy of the weight (O, I) and factor (O,), of a norm (). With scale_parameter also
+        the step size ().
         """
-        factors = [weight.numel // weight.shape[-1], weight.numel // weight.shape[-2]] if len(weight.shape) > 1 else []
-        moments = sum(factors) if factors else weight.numel
-        alive = weight.numel + max([*factors, SCALARS])
-        if weight.itemsize < FP32_BYTES:
-            alive = max(alive, 2 * weight.numel + 1)
-        first_moment = 0 if self.beta1 is None else weight.numel
+        n = weight.numel
+        if len(weight.shape) > 1:
+            rows, cols = n // weight.shape[-1], n // weight.shape[-2]
+            moments, alive = rows + cols, n + rows + max(cols, rows + 1)
+        else:
+            rows, moments, alive = 1, n, 2 * n
+        if weight.itemsize < FP32_BYTES and self.beta1 is None:
+            alive = max(alive, 2 * n + rows)
+        width = max(FP32_BYTES, weight.itemsize)
         return Footprint(
             param=weight.nbytes,
             grad=weight.nbytes,
-            optimizer_state=FP32_BYTES * (first_moment + moments),
-            transient=FP32_BYTES * alive,
+            optimizer_state=width * (moments + (0 if self.beta1 is None else n)),
+            transient=width * (alive + self.scale_parameter),
         )

@@ -1,40 +1,59 @@
 """Adam-mini: Adam with one second moment per block of a weight instead of one per element.
 
-Zhang et al. 2024, arXiv:2406.16793; blocks and order of operations follow the authors' adam-mini 1.1.1.
-A block is what shares a learning rate: a head of q and k; an output row of v, o, gate, up, down and any other matrix;
-a token's row of embedding and head; a norm as a whole.
-Shapes: a weight of n elements has B blocks of n / B elements each, seen as (B, n / B).
+Zhang et al. 2024, arXiv:2406.16793; blocks and order of operations follow the authors' adam-mini. A block is what
+shares a learning rate. The authors' code has had two partitions:
+1.1 (default): a head of q and k; an output row of v, o, gate, up, down and any other matrix; a token's row of embedding
+    and head; a norm as a whole. States have the parameter's dtype.
+1.0: an element of embedding and head (which is Adam); a head of q and k; any other weight as a whole. fp32 states (but
+    in 1.0.1 the one number of a whole weight is of the weight's dtype; here it is fp32 too).
+Shapes: a weight of n elements has B blocks of n / B elements each, seen as (B, n / B). G weights are updated together.
 
-Paper and code: 1.1.x keeps both states in the parameter's dtype. In bf16 and with beta2 = 0.999, vmean * beta2 mostly
-rounds back to vmean, there and here. (1.0.x kept fp32 states, and all of v for embedding and head.) The authors' code
-knows blocks by substrings of names and takes dim * dim / n_heads elements for a head, silently wrong where dim and
-n_heads were left at their defaults; here roles and head counts decide. It gives a "bias" plain Adam; a 1-D tensor is
-one block here, and is not decayed. Per weight it makes g * g, m * stepsize and their negation, all full-size; here the
-mean of g^2 is a row norm squared, accumulated in fp32, and the update one addcdiv_ with a broadcast denominator.
-In pure fp16 the block means and eps underflow and the weights become NaN within a few steps, as with the authors' code.
+Paper and code: with 1.1 in bf16 and beta2 = 0.999, vmean * beta2 mostly rounds back to vmean, there and here. The
+authors' code knows blocks by substrings of names and takes dim * dim / n_heads elements for a head, silently wrong
+where dim and n_heads were left at their defaults; here roles and head counts decide. 1.1 gives a "bias" plain Adam; a
+1-D tensor is one block here, and is not decayed. Per weight it makes g * g, m * stepsize and their negation, all
+full-size. Here the mean of g^2 is a norm squared, accumulated in fp32. A division that broadcasts takes no list of
+tensors in one launch, so weights of up to `TOGETHER` elements are divided by denominators of their own size, many in
+one call; a larger one, for which that traffic would cost more than a launch, by a broadcast of its own. With 1.0 below
+fp32, gradients and then weights go through fp32 copies, and a weight is rounded once; the authors' decays and updates
+it apart. In pure fp16 the block means and eps underflow and the weights become NaN within a few steps, as with the
+authors' code.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from memprof.method import Footprint, Method, Role, Weight, named_weights
-from memprof.optimizer import MethodOptimizer, with_grad
+from memprof.method import Footprint, Method, Role, Weight, groups, named_weights
+from memprof.optimizer import PIECE, Group, KeepsDtypes, MethodOptimizer, mixed_adamw_, step_tensor, with_grad
 from memprof.setting import setting
 
 PER_HEAD = frozenset({Role.Q, Role.K})
+PER_ELEMENT = frozenset({Role.EMBED, Role.HEAD})
+"""with the partition of 1.0"""
+TOGETHER = 2**22
+"""elements: in bf16 the denominators are 8 MiB of traffic back and forth, some 4 microseconds on a data-centre GPU,
+which is what a launch takes"""
+FP32_BYTES = 4
 
 
-def num_blocks(weight: Weight) -> int:
+def is_elementwise(weight: Weight, partition: str) -> bool:
+    """Whether every element has a second moment of its own."""
+    return partition == "1.0" and weight.role in PER_ELEMENT
+
+
+def num_blocks(weight: Weight, partition: str = "1.1") -> int:
     """How many second moments a weight has."""
-    if len(weight.shape) < 2:
-        return 1
-    return weight.heads if weight.role in PER_HEAD else weight.shape[0]
+    if is_elementwise(weight, partition):
+        return weight.numel
+    if weight.role in PER_HEAD:
+        return weight.heads
+    return 1 if len(weight.shape) < 2 or partition == "1.0" else weight.shape[0]
 
 
 def as_blocks(tensor: Tensor, blocks: int) -> Tensor:
@@ -49,37 +68,39 @@ def block_norm(grad: Tensor, blocks: int) -> Tensor:
     return norm
 
 
-def update_vmeans_(vmeans: list[Tensor], grads: list[Tensor], beta2: float) -> None:
-    """vmean = beta2 * vmean + (1 - beta2) * mean of g^2 over each block."""
-    norms = [block_norm(grad, vmean.numel()) for grad, vmean in zip(grads, vmeans, strict=True)]
-    weights = [(1 - beta2) * vmean.numel() / grad.numel() for grad, vmean in zip(grads, vmeans, strict=True)]
-    torch._foreach_mul_(vmeans, beta2)
-    torch._foreach_addcmul_(vmeans, norms, norms, weights)
+def add_mean_squares_(vmeans: list[Tensor], grads: list[Tensor], weight: float) -> None:
+    """vmean += weight * mean of g^2 over each block, for weights of one shape and partition."""
+    blocks, size = vmeans[0].numel(), grads[0].numel()
+    norms = torch._foreach_norm(grads) if vmeans[0].ndim == 0 else [block_norm(grad, blocks) for grad in grads]
+    torch._foreach_addcmul_(vmeans, norms, norms, value=weight * blocks / size)
 
 
-def denominators(vmeans: list[Tensor], step: int, beta2: float, eps: float) -> list[Tensor]:
-    """sqrt(vmean / (1 - beta2^t)) + eps, shaped as the vmeans."""
-    roots = torch._foreach_sqrt(vmeans)
-    torch._foreach_div_(roots, (1 - beta2**step) ** 0.5)
-    torch._foreach_add_(roots, eps)
-    return list(roots)
+def divide_(ps: list[Tensor], ms: list[Tensor], roots_GB: Tensor, value: float, together: bool) -> None:
+    """p += value * m / root, with a root for each block; `together` in one call, with a root for each element."""
+    blocks = roots_GB.shape[1]
+    if together:
+        dense = roots_GB.view(-1, 1).expand(-1, ps[0].numel() // blocks).contiguous()
+        torch._foreach_addcdiv_(ps, ms, dense.view(len(ps), *ps[0].shape).unbind(), value=value)
+        return
+    for p, m, roots_B in zip(ps, ms, roots_GB, strict=True):
+        rows = p.view(blocks, -1), m.view(blocks, -1)
+        rows[0].addcdiv_(rows[1], roots_B.unsqueeze(-1), value=value)
 
 
-class AdamMiniOptimizer(MethodOptimizer):
-    """Adam-mini over a model's weights: a norm and an update per weight, all else in a handful of calls."""
+class AdamMiniOptimizer(KeepsDtypes, MethodOptimizer):
+    """Adam-mini over a model's weights: a norm per matrix, all else in a handful of calls for each shape.
 
-    def __init__(
-        self,
-        pairs: Iterable[tuple[Weight, nn.Parameter]],
-        *,
-        lr: float,
-        betas: tuple[float, float],
-        eps: float,
-        weight_decay: float,
-    ) -> None:
-        self.blocks_of = {parameter: num_blocks(weight) for weight, parameter in pairs}
-        defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "step": 0}
-        super().__init__(list(self.blocks_of), defaults)
+    state[p]: m of the weight's shape; vmean (B, 1), or () where the weight is one block and no head; or v elementwise.
+    """
+
+    def __init__(self, model: nn.Module, method: AdamMini) -> None:
+        pairs = [(weight, parameter) for weight, parameter in named_weights(model) if parameter.requires_grad]
+        self.method = method
+        self.weight_of: dict[Tensor, Weight] = {parameter: weight for weight, parameter in pairs}
+        self.scratch_limit = method.scratch_limit(self.weight_of.values())
+        names = ("lr", "betas", "eps", "weight_decay")
+        defaults = {name: getattr(method, name) for name in names}
+        super().__init__([parameter for _, parameter in pairs], {**defaults, "step": 0})
 
     def update(self) -> None:
         for group in self.param_groups:
@@ -88,60 +109,117 @@ class AdamMiniOptimizer(MethodOptimizer):
                 group["step"] += 1
                 self._update(params, group)
 
-    def _update(self, params: list[Tensor], group: dict[str, Any]) -> None:
+    def _update(self, params: list[Tensor], group: Group) -> None:
+        vmeans = [state["vmean"] for state in map(self._state, params) if "vmean" in state]
+        torch._foreach_mul_(vmeans, group["betas"][1])
+        for batch in groups(params, self._scratch, self.scratch_limit, self._kind):
+            if "v" in self.state[batch[0]]:
+                self._adam(batch, group)
+            else:
+                self._update_batch(batch, group)
+
+    def _kind(self, p: Tensor) -> Hashable:
+        return self.method.update_kind(self.weight_of[p])
+
+    def _scratch(self, p: Tensor) -> int:
+        return self.method.formula(self.weight_of[p]).transient
+
+    def _update_batch(self, ps: list[Tensor], group: Group) -> None:
+        """Weights of one shape and partition; a function of its own, so that its scratch is gone before the next."""
         beta1, beta2 = group["betas"]
-        states = [self._state(p) for p in params]
-        grads: list[Tensor] = [p.grad for p in params]  # type: ignore[misc]
-        ms = [state["m"] for state in states]
-        vmeans = [state["vmean"] for state in states]
-        update_vmeans_(vmeans, grads, beta2)
-        decayed = [p for p in params if p.ndim > 1]
-        if group["weight_decay"] and decayed:
-            torch._foreach_mul_(decayed, 1 - group["lr"] * group["weight_decay"])
+        ms, vmeans = ([self.state[p][key] for p in ps] for key in ("m", "vmean"))
+        grads: list[Tensor] = [p.grad for p in ps]  # type: ignore[misc]
+        wide = list(ms[0].new_empty(len(ps), *ps[0].shape).unbind()) if ms[0].dtype != ps[0].dtype else None
+        if wide is not None:
+            torch._foreach_copy_(wide, grads)
+            grads = wide
+        add_mean_squares_(vmeans, grads, 1 - beta2)
         torch._foreach_lerp_(ms, grads, 1 - beta1)
-        value = -group["lr"] / (1 - beta1 ** group["step"])
-        for p, m, root in zip(params, ms, denominators(vmeans, group["step"], beta2, group["eps"]), strict=True):
-            blocks = root.numel()
-            as_blocks(p, blocks).addcdiv_(as_blocks(m, blocks), root, value=value)
+        if wide is not None:
+            torch._foreach_copy_(wide, ps)
+        targets = ps if wide is None else wide
+        if group["weight_decay"] and ps[0].ndim > 1:
+            torch._foreach_mul_(targets, 1 - group["lr"] * group["weight_decay"])
+        # m_hat / (sqrt(v_hat) + eps), with the bias of v taken to eps and the step size
+        bias2 = (1 - beta2 ** group["step"]) ** 0.5
+        roots_GB = torch.stack([vmean.view(-1) for vmean in vmeans]).sqrt_().add_(group["eps"] * bias2)
+        together = wide is None and ps[0].numel() <= TOGETHER
+        divide_(targets, ms, roots_GB, -group["lr"] * bias2 / (1 - beta1 ** group["step"]), together)
+        if wide is not None:
+            torch._foreach_copy_(ps, wide)
+
+    def _adam(self, ps: list[Tensor], group: Group) -> None:
+        for p in ps:
+            assert p.grad is not None
+            state, step = self.state[p], step_tensor(group["step"], p.device)
+            rates = {name: group[name] for name in ("lr", "betas", "eps", "weight_decay")}
+            mixed_adamw_([p], [p.grad], [state["m"]], [state["v"]], [step], **rates)
 
     def _state(self, p: Tensor) -> dict[str, Tensor]:
         state: dict[str, Tensor] = self.state[p]
         if not state:
-            state["m"] = torch.zeros_like(p)
-            state["vmean"] = p.new_zeros((self.blocks_of[p], 1) if p.ndim > 1 else ())  # type: ignore[index]
+            weight, partition = self.weight_of[p], self.method.partition
+            dtype = torch.promote_types(p.dtype, torch.float32) if partition == "1.0" else p.dtype
+            state["m"] = torch.zeros_like(p, dtype=dtype)
+            if is_elementwise(weight, partition):
+                state["v"] = torch.zeros_like(p, dtype=dtype)
+            else:
+                blocks = num_blocks(weight, partition)
+                whole = p.ndim < 2 or partition == "1.0" and weight.role not in PER_HEAD
+                state["vmean"] = p.new_zeros(() if whole else (blocks, 1), dtype=dtype)
         return state
 
 
 @dataclass(frozen=True, slots=True)
 class AdamMini(Method):
-    """Adam-mini with the partition of version 1.1."""
+    """Adam-mini, with the partition of version 1.1 or of 1.0."""
 
     name: ClassVar[str] = "adam-mini"
     paper: ClassVar[str] = "arXiv:2406.16793"
     treats: ClassVar[str] = "every weight"
 
+    partition: str = setting(
+        "1.1",
+        "what shares a learning rate; 1.1: rows and heads, states as the weights; 1.0: tensors, heads and each element "
+        "of embedding and head, fp32 states",
+        choices=("1.1", "1.0"),
+        papers='"Approximations may be all you need": 1.0, with states as the weights',
+    )
     lr: float = setting(1e-3, "learning rate", above=0)
     betas: tuple[float, float] = setting((0.9, 0.999), "decay of the first and second moment", least=0, below=1)
     eps: float = setting(1e-8, "added to the root of the second moment", above=0)
     weight_decay: float = setting(0.0, "decoupled weight decay, of matrices only", least=0)
 
     def prepare(self, model: nn.Module) -> AdamMiniOptimizer:
-        pairs = [(weight, parameter) for weight, parameter in named_weights(model) if parameter.requires_grad]
-        return AdamMiniOptimizer(pairs, lr=self.lr, betas=self.betas, eps=self.eps, weight_decay=self.weight_decay)
+        return AdamMiniOptimizer(model, self)
 
     def scratch_limit(self, weights: Iterable[Weight]) -> int:
-        """All weights together: their scratch is one number per block."""
-        return sum(self.formula(weight).transient for weight in weights)
+        """No more scratch than the largest weight has bytes."""
+        return max(weight.nbytes for weight in weights)
+
+    def update_kind(self, weight: Weight) -> Hashable:
+        """Shape and partition; weights with a second moment for each element go one by one."""
+        if is_elementwise(weight, self.partition):
+            return weight.name
+        return weight.shape, num_blocks(weight, self.partition), weight.role in PER_HEAD
 
     def formula(self, weight: Weight) -> Footprint:
-        """State: m (n,) + vmean (B, 1), or () for a norm, both in the parameter's dtype.
+        """State: m (n,) + vmean (B, 1), or () of one block, both in the parameter's dtype, with 1.0 in fp32;
+        of embedding and head with 1.0: m (n,) + v (n,), fp32.
 
-        Transient: the block norms (B, 1), then, when those are gone, the denominators (B, 1), in the parameter's dtype.
+        Transient: denominators (B, 1) beside, up to 2^22 elements, themselves for every element, (n,). With 1.0 below
+        fp32: gradient, then weight (n,) in fp32, beside denominators (B, 1). Embedding and head with 1.0: step (),
+        below fp32 also weight and gradient in fp32, of at most 7680 * 256 elements at a time.
         """
-        block_bytes = num_blocks(weight) * weight.itemsize
+        blocks, n = num_blocks(weight, self.partition), weight.numel
+        width = max(weight.itemsize, FP32_BYTES) if self.partition == "1.0" else weight.itemsize
+        if is_elementwise(weight, self.partition):
+            transient = FP32_BYTES + (2 * FP32_BYTES * min(n, PIECE) if width > weight.itemsize else 0)
+        else:
+            transient = width * (blocks + (n if n <= TOGETHER or width > weight.itemsize else 0))
         return Footprint(
             param=weight.nbytes,
             grad=weight.nbytes,
-            optimizer_state=weight.nbytes + block_bytes,
-            transient=block_bytes,
+            optimizer_state=width * (n + blocks),
+            transient=transient,
         )

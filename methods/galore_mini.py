@@ -1,13 +1,17 @@
-"""GaLore-mini: GaLore's low-rank first moment, Adam-mini's one second moment per block of the full gradient.
+"""GaLore-mini: GaLore's low-rank first moment, Adam-mini's one second moment per block.
 
 Huang et al. 2024, "GaLore-mini: Low Rank Gradient Learning with Fewer Learning Rates", NeurIPS 2024 workshop. No code
-was published. This is the paper's approach 3, the one of its three that trains stably: the second moment is the block
-mean of the squared full gradient, the first lives in the subspace, is taken back to full size and only then divided.
-Subspace, scale and gap are GaLore's, blocks and second moment Adam-mini 1.1's; the gap grows as in Q-GaLore
-(Zhang et al. 2024, arXiv:2407.08296, q_galore_torch 1.0), which the paper names and does not spell out.
+was published. Subspace, scale and gap are GaLore's, blocks and second moment Adam-mini 1.1's; the gap grows by
+Q-GaLore's rule (`lazy`), which the paper names and does not spell out.
 
 Shapes: a weight is (M, N), out and in; S and L are its shorter and longer side; R is the rank; B the number of blocks,
-n the elements of a weight.
+n the elements of a weight. The paper's three approaches, of which only the third trained stably:
+1. the second moment is of the low-rank gradient, whose rows are the blocks: the output rows (or heads) of a tall
+   weight, the R coordinates of a wide one, which none of Adam-mini's neurons is;
+2. it is of the full gradient, by Adam-mini's blocks, and divides the low-rank first moment. How M rows divide R
+   coordinates the paper does not say. Read here as each coordinate's root mean square of the rows' divisors, weighted
+   by its squared basis vector. A tall weight keeps its rows under the projection and is treated as in approach 3;
+3. GaLore-mini: it is of the full gradient and divides the first moment after that is back at full size.
 
 The printed algorithm has slips. Read here as the text around it says:
 * V is updated with the square of the gradient G, as step 2 and approach 3 say, not with the projected one;
@@ -30,35 +34,12 @@ import torch
 from torch import Tensor, nn
 
 from memprof.method import Footprint, Method, Weight, bound_rank, groups, known_rank, named_weights
-from memprof.methods.adam_mini import as_blocks, denominators, num_blocks, update_vmeans_
-from memprof.methods.galore import (
-    basis_shape,
-    is_tall,
-    low_rank_shape,
-    refresh_bytes,
-    top_subspace,
-)
+from memprof.methods.adam_mini import num_blocks
+from memprof.methods.divisors import COLUMNS, NONE, ROWS, SEEN, Divided, divide, take_off_, update_vmeans_
+from memprof.methods.lazy import LazyRefresh, first_vector
+from memprof.methods.projection import basis_shape, is_tall, low_rank_shape, refresh_bytes, top_subspace
 from memprof.optimizer import Group, MethodOptimizer, Periodic, with_grad
 from memprof.setting import setting
-
-
-def update_low_rank_moment_(exp_avg: Tensor, grad_MN: Tensor, basis: Tensor, beta1: float) -> None:
-    """M = beta1 * M + (1 - beta1) * projected G, without the projected gradient in memory."""
-    left, right = (grad_MN, basis.T) if is_tall(grad_MN.shape) else (basis.T, grad_MN)
-    exp_avg.addmm_(left, right, beta=beta1, alpha=1 - beta1)
-
-
-def similarity(old_S: Tensor, new_S: Tensor) -> float | None:
-    """Cosine of the old and the new first basis vector: the one host read, at refresh time. None on meta tensors."""
-    if new_S.is_meta:
-        return None
-    return float(torch.nn.functional.cosine_similarity(old_S.to(new_S.dtype), new_S, dim=0))
-
-
-def learned_gap(gap: int, cosines: Sequence[float], method: GaLoreMini) -> int:
-    """Q-GaLore's rule: gamma times the gap once the last `queue_size` cosines average the threshold. No cap."""
-    full = len(cosines) == method.queue_size
-    return int(gap * method.gamma) if full and sum(cosines) / len(cosines) >= method.cos_threshold else gap
 
 
 class GaLoreMiniOptimizer(Periodic, MethodOptimizer):
@@ -70,7 +51,7 @@ class GaLoreMiniOptimizer(Periodic, MethodOptimizer):
 
     def __init__(self, model: nn.Module, method: GaLoreMini) -> None:
         self.weight_of: dict[Tensor, Weight] = {parameter: weight for weight, parameter in named_weights(model)}
-        self.method = method
+        self.method, self.lazy = method, LazyRefresh.of(method)
         self.rank = known_rank(method.name, method.rank)
         self.scratch_of = {p: method.formula(weight).transient for p, weight in self.weight_of.items()}
         self.scratch_limit = method.scratch_limit(self.weight_of.values())
@@ -93,70 +74,63 @@ class GaLoreMiniOptimizer(Periodic, MethodOptimizer):
         new = not state
         if new:
             state["exp_avg"] = p.new_zeros(low_rank_shape(p.shape, self.rank) if weight.is_matrix else p.shape)
-            state["vmean"] = p.new_zeros((num_blocks(weight), 1) if p.ndim > 1 else ())
+            state["vmean"] = p.new_zeros((self.method.blocks(weight), 1) if p.ndim > 1 else ())
             if weight.is_matrix:
                 state["basis"] = p.new_zeros(basis_shape(p.shape, self.rank))
-                state["gap"], state["cosines"] = self.method.update_gap, []
-        if weight.is_matrix and (new or asked or step % state["gap"] == 0):
+                state.update(self.lazy.start())
+        if weight.is_matrix and (new or asked or self.lazy.is_due(state, step)):
             self._refresh(p, compare=not new)
 
     def _refresh(self, p: Tensor, compare: bool) -> None:
         """A new basis, and a new gap if the first basis vector has hardly turned."""
         assert p.grad is not None
-        state, first = self.state[p], 0 if is_tall(p.shape) else 1
+        state = self.state[p]
         top, finite = top_subspace(p.grad, self.rank)
         top = torch.where(finite, top, state["basis"])
-        cosine = similarity(state["basis"].select(first, 0), top.select(first, 0)) if compare else None
-        if cosine is not None:
-            state["cosines"] = [*state["cosines"], cosine][-self.method.queue_size :]
-            state["gap"] = learned_gap(state["gap"], state["cosines"], self.method)
+        if compare:
+            self.lazy.learn(state, first_vector(state["basis"], p.shape), first_vector(top, p.shape))
         state["basis"].copy_(top)
 
     def _update_batch(self, params: list[Tensor], group: Group) -> None:
-        """Second moments and denominators of all in a few calls; then the matrices and the rest, each in its way."""
-        beta1, beta2 = group["betas"]
-        vmeans = [self.state[p]["vmean"] for p in params]
-        update_vmeans_(vmeans, [p.grad for p in params], beta2)  # type: ignore[misc]
-        roots = denominators(vmeans, group["step"] + 1, beta2, group["eps"])
-        lr = group["lr"] / (1 - beta1 ** (group["step"] + 1))
-        keep = 1 - group["lr"] * group["weight_decay"]
-        pairs = list(zip(params, roots, strict=True))
-        self._update_matrices([pair for pair in pairs if self.weight_of[pair[0]].is_matrix], beta1, lr, keep)
-        self._update_others([pair for pair in pairs if not self.weight_of[pair[0]].is_matrix], beta1, lr, keep)
+        """Second moments, first moments, divisions, weights: each of all weights together."""
+        (beta1, beta2), step = group["betas"], group["step"] + 1
+        grads = [self._measured(p) for p in params]
+        update_vmeans_([self.state[p]["vmean"] for p in params], grads, beta2)
+        self._update_first_moments(params, grads, beta1)
+        parts = dict(zip(params, divide([self._divided(p) for p in params], step, beta2, group["eps"]), strict=True))
+        lr, keep = group["lr"] / (1 - beta1**step), 1 - group["lr"] * group["weight_decay"]
+        for p in (p for p in params if self.weight_of[p].is_matrix):
+            right = self.state[p]["basis" if is_tall(p.shape) else "exp_avg"]
+            p.addmm_(parts[p], right, beta=keep, alpha=-lr * self.method.scale)
+        others = [p for p in params if not self.weight_of[p].is_matrix]
+        take_off_(others, [self.state[p]["exp_avg"] for p in others], [parts[p] for p in others], lr, keep)
 
-    def _update_matrices(self, pairs: list[tuple[Tensor, Tensor]], beta1: float, lr: float, keep: float) -> None:
-        """W = keep * W - lr * scale * (moment at full size) / denominator.
+    def _measured(self, p: Tensor) -> Tensor:
+        """The gradient whose squares are averaged: in approach 1 a matrix's in its basis."""
+        assert p.grad is not None
+        if self.method.approach != 1 or not self.weight_of[p].is_matrix:
+            return p.grad
+        basis: Tensor = self.state[p]["basis"]
+        return p.grad @ basis.T if is_tall(p.shape) else basis.T @ p.grad
 
-        A denominator belongs to whole rows, so dividing the product is dividing the rows of its left factor, (M, R):
-        the moment of a tall weight, the basis of a wide one. So nothing of full size is made.
-        """
-        lefts, rights = [], []
-        for p, _ in pairs:
-            exp_avg, basis = self.state[p]["exp_avg"], self.state[p]["basis"]
-            assert p.grad is not None
-            update_low_rank_moment_(exp_avg, p.grad, basis, beta1)
-            lefts.append(exp_avg if is_tall(p.shape) else basis)
-            rights.append(basis if is_tall(p.shape) else exp_avg)
-        if pairs:
-            blocks = [as_blocks(left, root.numel()) for left, (_, root) in zip(lefts, pairs, strict=True)]
-            divided = torch._foreach_div(blocks, [root for _, root in pairs])
-            for (p, _), left, right, part in zip(pairs, lefts, rights, divided, strict=True):
-                p.addmm_(part.view(left.shape), right, beta=keep, alpha=-lr * self.method.scale)
+    def _update_first_moments(self, params: list[Tensor], grads: list[Tensor], beta1: float) -> None:
+        """M = beta1 * M + (1 - beta1) * G, of a matrix with its gradient in the basis, by one product if need be."""
+        like: list[tuple[Tensor, Tensor]] = []
+        for p, grad in zip(params, grads, strict=True):
+            exp_avg, basis = self.state[p]["exp_avg"], self.state[p].get("basis")
+            if basis is None or self.method.approach == 1:
+                like.append((exp_avg, grad))
+            else:
+                left, right = (grad, basis.T) if is_tall(grad.shape) else (basis.T, grad)
+                exp_avg.addmm_(left, right, beta=beta1, alpha=1 - beta1)
+        if like:
+            torch._foreach_lerp_([m for m, _ in like], [grad for _, grad in like], 1 - beta1)
 
-    def _update_others(self, pairs: list[tuple[Tensor, Tensor]], beta1: float, lr: float, keep: float) -> None:
-        decayed = [p for p, _ in pairs if p.ndim > 1]
-        if decayed and keep != 1:
-            torch._foreach_mul_(decayed, keep)
-        params, roots = [p for p, _ in pairs], [root for _, root in pairs]
-        moments = [self.state[p]["exp_avg"] for p in params]
-        if pairs:
-            torch._foreach_lerp_(moments, [p.grad for p in params], 1 - beta1)  # type: ignore[misc]
-            torch._foreach_addcdiv_(
-                [as_blocks(p, root.numel()) for p, root in pairs],
-                [as_blocks(m, root.numel()) for m, root in zip(moments, roots, strict=True)],
-                roots,
-                value=-lr,
-            )
+    def _divided(self, p: Tensor) -> Divided:
+        """What the second moments of a weight divide."""
+        state, kind = self.state[p], self.method.divides(self.weight_of[p])
+        wide = self.weight_of[p].is_matrix and not is_tall(p.shape)
+        return Divided(kind, state["basis" if wide else "exp_avg"], state["vmean"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,10 +140,11 @@ class GaLoreMini(Method):
     name: ClassVar[str] = "galore-mini"
     paper: ClassVar[str] = "Huang et al., GaLore-mini, NeurIPS 2024 workshop"
 
+    approach: int = setting(3, "which of the paper's three ways to combine both; only 3 is stable", least=1, most=3)
     rank: int | None = setting(None, "rank of the subspace; a quarter of the smallest side, at most 256", least=1)
     update_gap: int = setting(200, "steps from one subspace to the next, before the gap grows", least=1)
     cos_threshold: float = setting(0.4, "mean cosine of first basis vectors at which the gap grows", most=1)
-    gamma: float = setting(2.0, "factor by which the gap grows", least=1)
+    gamma: float = setting(2.0, "factor by which the gap grows; 1 keeps it", least=1)
     queue_size: int = setting(5, "how many cosines the mean is over", least=1)
     scale: float = setting(0.25, "factor on the low-rank update", above=0)
     lr: float = setting(0.01, "learning rate", above=0)
@@ -188,24 +163,38 @@ class GaLoreMini(Method):
         return max(weight.nbytes for weight in weights)
 
     def refresh_steps(self, horizon: int) -> Sequence[int]:
-        """The schedule before any data has made a gap grow."""
+        """The schedule without laziness: an upper bound, because data decide when a gap grows."""
         return range(0, horizon, self.update_gap)
+
+    def divides(self, weight: Weight) -> str:
+        """What a weight's second moments divide: with wide weights the approaches differ."""
+        if not weight.is_matrix:
+            return NONE if len(weight.shape) > 1 else ROWS
+        return ROWS if is_tall(weight.shape) else {1: COLUMNS, 2: SEEN, 3: ROWS}[self.approach]
+
+    def blocks(self, weight: Weight) -> int:
+        """B: Adam-mini's, of the weight itself or, in approach 1, of its low-rank gradient."""
+        return known_rank(self.name, self.rank) if self.divides(weight) == COLUMNS else num_blocks(weight)
 
     def formula(self, weight: Weight) -> Footprint:
         """A matrix: exp_avg (R, L) + vmean (B, 1) + basis (R, S). Others: exp_avg (n,) + vmean (B, 1), of a norm ().
 
-        Transient: denominators (B, 1), and for a matrix its divided factor (M, R). All in the parameter dtype.
+        B: Adam-mini's blocks; of a wide weight in approach 1 its R coordinates.
+        Transient: divisors (B, 1), and what is divided: for a matrix a factor (M, R), for a vector (n,). Approach 1:
+        the low-rank gradient (R, L) of a matrix; approach 2: column norms (R,) of a wide one. All in the parameter
+        dtype.
         """
-        rank = known_rank(self.name, self.rank)
-        blocks = num_blocks(weight)
+        rank, blocks = known_rank(self.name, self.rank), self.blocks(weight)
         if weight.is_matrix:
             bound_rank(self.name, rank, [weight])
-        elements = rank * (weight.shape[0] + weight.shape[1]) if weight.is_matrix else weight.numel
-        factor = rank * weight.shape[0] if weight.is_matrix else 0
+        elements = rank * sum(weight.shape) if weight.is_matrix else weight.numel
+        divided = rank * weight.shape[0] if weight.is_matrix else weight.numel
+        divided = {NONE: 0, SEEN: divided + rank}.get(self.divides(weight), divided)
+        low = rank * max(weight.shape) if weight.is_matrix and self.approach == 1 else 0
         return Footprint(
             param=weight.nbytes,
             grad=weight.nbytes,
             optimizer_state=(elements + blocks) * weight.itemsize,
-            transient=(factor + blocks) * weight.itemsize,
+            transient=(low + blocks + divided) * weight.itemsize,
             refresh=refresh_bytes(weight, rank) if weight.is_matrix else 0,
         )

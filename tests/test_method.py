@@ -90,6 +90,16 @@ def test_groups_keep_order_and_limit(sizes: list[int], limit: int) -> None:
     assert all(sum(group) + after[0] > limit for group, after in zip(cut, cut[1:], strict=False))
 
 
+@given(st.lists(st.tuples(st.integers(0, 100), st.sampled_from("abc"))), st.integers(0, 300))
+def test_groups_are_of_one_kind_and_each_kind_is_cut_as_if_alone(items: list[tuple[int, str]], limit: int) -> None:
+    def cut(some: list[tuple[int, str]]) -> list[list[tuple[int, str]]]:
+        return groups(some, lambda item: item[0], limit, lambda item: item[1])
+
+    alone = [cut([item for item in items if item[1] == kind]) for kind in dict.fromkeys(kind for _, kind in items)]
+    assert cut(items) == [group for of_a_kind in alone for group in of_a_kind]
+    assert all(len({kind for _, kind in group}) == 1 for group in cut(items))
+
+
 @pytest.mark.parametrize(
     ("name", "ndim", "role"),
     [

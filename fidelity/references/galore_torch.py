@@ -1,54 +1,88 @@
-"""The GaLore authors' own galore_torch: GaLoreAdamW."""
+"""The GaLore authors' own galore_torch: GaLoreAdamW with each of its projection types, and GaLoreAdafactor."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+import dataclasses
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fidelity.compare import Comparison
-from fidelity.problem import Trainer, Weights, fed, one_sign_rule, small_model, snapshot
+from fidelity.problem import Trainer, Weights, fed, one_sign_rule, signed, small_model, snapshot
 from fidelity.twins.galore import METHOD
+from fidelity.twins.galore_sides import ADAFACTOR
 from memprof.method import named_weights
+from memprof.methods.galore import GaLore
 
 
-def reference(model: nn.Module) -> torch.optim.Optimizer:
+def reference(model: nn.Module, method: GaLore) -> torch.optim.Optimizer:
     import galore_torch
 
     pairs = named_weights(model)
-    projection = {"rank": METHOD.rank, "update_proj_gap": METHOD.update_gap, "scale": METHOD.scale, "proj_type": "std"}
+    projection = {
+        "rank": method.rank,
+        "update_proj_gap": method.update_gap,
+        "scale": method.scale,
+        "proj_type": method.side,
+    }
     groups = [
         {"params": [p for weight, p in pairs if not weight.is_matrix]},
         {"params": [p for weight, p in pairs if weight.is_matrix], **projection},
     ]
-    optimizer: torch.optim.Optimizer = galore_torch.GaLoreAdamW(
-        groups,
-        lr=METHOD.lr,
-        betas=METHOD.betas,
-        eps=METHOD.eps,
-        weight_decay=METHOD.weight_decay,
-        no_deprecation_warning=True,
-    )
-    return optimizer
+    settings: dict[str, Any] = {"lr": method.lr, "weight_decay": method.weight_decay}
+    if method.inner == "adafactor":
+        settings |= {"beta1": method.beta1, "relative_step": False, "scale_parameter": False}
+        return galore_torch.GaLoreAdafactor(groups, **settings)  # type: ignore[no-any-return]
+    settings |= {"betas": method.betas, "eps": method.eps, "no_deprecation_warning": True}
+    return galore_torch.GaLoreAdamW(groups, **settings)  # type: ignore[no-any-return]
 
 
-def beside(around: Callable[[], AbstractContextManager[None]]) -> tuple[Weights, Trainer, Trainer]:
+@contextmanager
+def signs_on_both_sides() -> Iterator[None]:
+    """While open, torch.linalg.svd gives the vectors of either side by the sign rule, each on its own."""
+    svd = torch.linalg.svd
+
+    def ruled(a: Tensor, full_matrices: bool = True) -> tuple[Tensor, Tensor, Tensor]:
+        u, s, vh = svd(a, full_matrices=full_matrices)
+        return signed(u), s, signed(vh.T).T
+
+    torch.linalg.svd = ruled
+    try:
+        yield
+    finally:
+        torch.linalg.svd = svd
+
+
+def beside(method: GaLore, around: Callable[[], AbstractContextManager[None]]) -> tuple[Weights, Trainer, Trainer]:
     ours, theirs = small_model(torch.float32), small_model(torch.float32)
-    return snapshot(ours), fed(ours, METHOD.prepare(ours)), fed(theirs, reference(theirs), around)
+    return snapshot(ours), fed(ours, method.prepare(ours)), fed(theirs, reference(theirs, method), around)
 
 
-COMPARISONS = (
-    Comparison(
-        method="galore:rank=8,update_gap=3",
+def comparison(settings: str, method: GaLore, sign_rule: Callable[[], AbstractContextManager[None]]) -> Comparison:
+    return Comparison(
+        method=f"galore:{settings}rank=8,update_gap=3",
         oracle="galore-torch",
-        start=lambda: beside(one_sign_rule),
-        without_sign_rule=lambda: beside(nullcontext),
+        start=lambda: beside(method, sign_rule),
+        without_sign_rule=lambda: beside(method, nullcontext),
         steps=12,
         refreshes=4,
         dtype="fp32",
         limit=1e-4,
         note="sign rule around its SVD",
+    )
+
+
+COMPARISONS = (
+    comparison("", METHOD, one_sign_rule),
+    *(
+        comparison(f"side={side},", dataclasses.replace(METHOD, side=side), signs_on_both_sides)
+        for side in ("reverse_std", "left", "right")
     ),
+    # At a refresh P^T G Q^T is diagonal but for rounding, which Adam would make as large as the rest: a large eps
+    comparison("side=full,eps=1e-2,", dataclasses.replace(METHOD, side="full", eps=1e-2), signs_on_both_sides),
+    comparison("inner=adafactor,", ADAFACTOR, one_sign_rule),
+    comparison("inner=adafactor,beta1=0.9,", dataclasses.replace(ADAFACTOR, beta1=0.9), one_sign_rule),
 )

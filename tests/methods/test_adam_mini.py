@@ -1,6 +1,7 @@
-"""Adam-mini against its equations in fp64 block by block, the authors' adam_mini 1.1 and by hand."""
+"""Adam-mini against its equations in fp64 block by block and by hand; `fidelity` holds it against adam_mini 1.1."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from memprof.methods.adam_mini import AdamMini, num_blocks
 
 METHOD = AdamMini(lr=3e-3, betas=(0.8, 0.95), eps=1e-6, weight_decay=0.1)
 DTYPES = [torch.float32, torch.bfloat16]
+WRAPPED_NUMBER = 12
 SHAPES: list[dict[str, Any]] = [{}, {"num_key_value_heads": 2}, {"head_dim": 16}, {"tie_word_embeddings": True}]
 
 
@@ -163,23 +165,20 @@ def test_second_moments_of_a_layer_by_hand() -> None:
     assert states == 4 * (2 * a + 3 * h + 2 * i + 2 + 2 * vocab + 1)
 
 
-@pytest.mark.parametrize(("dtype", "wrapped_number"), [(torch.float32, 12), (torch.bfloat16, 10)])
+@pytest.mark.parametrize("partition", ["1.1", "1.0"])
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_transient_is_one_number_per_block(shape: dict[str, Any], dtype: torch.dtype, wrapped_number: int) -> None:
-    """To the byte, but for a CPU's wrapping of the number eps into a 0-d fp64 tensor and its cast to `dtype`."""
-    model = tiny(dtype, **shape)
-    optimizer = METHOD.prepare(model)
+def test_transient_is_the_formulas(shape: dict[str, Any], dtype: torch.dtype, partition: str) -> None:
+    """To the byte, but for a CPU's wrapping of Python numbers into 0-d fp64 tensors and their casts."""
+    model, method = tiny(dtype, **shape), replace(METHOD, partition=partition)
+    optimizer = method.prepare(model)
     set_gradients(model, 0)
     optimizer.step()
     weights = [weight for weight, _ in named_weights(model)]
     allocated = peak_bytes(optimizer.step)
-    assert allocated == sum(METHOD.formula(weight).transient for weight in weights) + wrapped_number
-
-
-def test_all_weights_are_one_scratch_group() -> None:
-    weights = [weight for weight, _ in named_weights(tiny())]
-    scratch = [METHOD.formula(weight).transient for weight in weights]
-    assert groups(scratch, int, METHOD.scratch_limit(weights)) == [scratch]
+    cut = groups(weights, lambda w: method.formula(w).transient, method.scratch_limit(weights), method.update_kind)
+    scratch = max(sum(method.formula(weight).transient for weight in group) for group in cut)
+    assert 0 <= allocated - scratch <= WRAPPED_NUMBER
 
 
 def test_norms_do_not_decay() -> None:
@@ -271,25 +270,42 @@ def test_runs_on_meta_tensors_and_so_without_reading_any(dtype: torch.dtype) -> 
     assert all(tensor.is_meta for state in optimizer.state.values() for tensor in state.values())
 
 
-@pytest.mark.reference
-@pytest.mark.parametrize("shape", [SHAPES[0], SHAPES[1], SHAPES[3]], ids=str)
-def test_training_matches_the_authors_code(shape: dict[str, Any]) -> None:
-    """Not with a head size of its own: the authors take dim * dim / n_heads elements for a head."""
-    adam_mini = pytest.importorskip("adam_mini")
-    start, ours, theirs = tiny(**shape), tiny(**shape), tiny(**shape)
-    config = theirs.config
-    reference = adam_mini.Adam_mini(
-        named_parameters=theirs.named_parameters(),
-        dim=config.hidden_size,
-        n_heads=config.num_attention_heads,
-        n_kv_heads=config.num_key_value_heads,
-        verbose=False,
-        **METHOD.hyperparameters(),
-    )
-    optimizer = METHOD.prepare(ours)
-    train(ours, optimizer, 10)
-    train(theirs, reference, 10)
-    assert (difference := drift(ours, theirs, start)) < 1e-3, f"drift {difference:.1e} after 10 fp32 steps"
-    for p, q in zip(ours.parameters(), theirs.parameters(), strict=True):
-        mine, authors = optimizer.state[p], reference.state[q]
-        assert (mine["m"].nbytes, mine["vmean"].nbytes) == (authors["m"].nbytes, authors["vmean"].nbytes)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+def test_a_step_of_24_layers_is_at_most_300_launches(
+    decay: float, dtype: torch.dtype, launches: Callable[[Callable[[], object]], int]
+) -> None:
+    """adam_mini 1.1 makes 3117."""
+    model = build_model("350m", device="meta", dtype=dtype)
+    optimizer = AdamMini(weight_decay=decay).prepare(model)
+    for p in model.parameters():
+        p.grad = torch.empty_like(p)
+    optimizer.step()
+    assert launches(optimizer.step) <= 300
+
+
+def test_the_partition_of_1_0() -> None:
+    """Elements of embedding and head, heads of q and k, other tensors whole; states fp32 whatever the weights."""
+    model = tiny(torch.bfloat16, num_key_value_heads=2)
+    optimizer = AdamMini(partition="1.0").prepare(model)
+    set_gradients(model, 0)
+    optimizer.step()
+    for weight, p in named_weights(model):
+        state = optimizer.state[p]
+        assert {tensor.dtype for tensor in state.values()} == {torch.float32}
+        if weight.role in (Role.EMBED, Role.HEAD):
+            assert state["v"].shape == p.shape
+        else:
+            heads = {Role.Q: (4, 1), Role.K: (2, 1)}
+            assert state["vmean"].shape == heads.get(weight.role, ())
+
+
+def test_a_large_weight_is_divided_by_itself_and_gets_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    together, alone = tiny(), tiny()
+    for model, limit in ((together, 2**22), (alone, 0)):
+        monkeypatch.setattr("memprof.methods.adam_mini.TOGETHER", limit)
+        optimizer = METHOD.prepare(model)
+        for step in range(3):
+            set_gradients(model, step)
+            optimizer.step()
+    assert all(torch.equal(p, q) for p, q in zip(together.parameters(), alone.parameters(), strict=True))

@@ -1,17 +1,20 @@
 """AdamW against torch.optim.AdamW(fused=True), bit for bit, and against the paper's equations in fp64."""
 
+import dataclasses
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from memprof import optimizer as optimizers
+from memprof.errors import MemprofError
 from memprof.llama import LlamaForCausalLM, build_model
 from memprof.method import named_weights
 from memprof.methods.adamw import AdamW
 
 METHOD = AdamW(lr=3e-3, betas=(0.8, 0.95), eps=1e-6, weight_decay=0.1)
-TORCH: dict[str, Any] = METHOD.hyperparameters()
+TORCH: dict[str, Any] = {key: value for key, value in METHOD.hyperparameters().items() if key != "state_dtype"}
 DTYPES = [torch.float32, torch.bfloat16]
 
 
@@ -150,3 +153,89 @@ def test_runs_on_meta_tensors(dtype: torch.dtype) -> None:
         p.grad = torch.empty_like(p)
     optimizer.step()
     assert all(tensor.is_meta for state in optimizer.state.values() for tensor in state.values())
+
+
+# --- moments of a precision of their own ------------------------------------------------------------------------------
+
+
+def apart(state_dtype: str) -> AdamW:
+    return dataclasses.replace(METHOD, state_dtype=state_dtype)
+
+
+@pytest.mark.parametrize(("dtype", "state_dtype"), [(torch.float32, "fp32"), (torch.bfloat16, "bf16")])
+def test_moments_of_the_weights_precision_are_the_default(dtype: torch.dtype, state_dtype: str) -> None:
+    ours, plain = tiny(dtype), tiny(dtype)
+    advance(ours, apart(state_dtype).prepare(ours), range(4))
+    advance(plain, METHOD.prepare(plain), range(4))
+    assert_same_weights(ours, plain)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_fp32_moments_are_torchs_on_an_fp32_copy_rounded_after_each_step(dtype: torch.dtype) -> None:
+    ours, theirs = tiny(dtype), tiny(dtype)
+    copy = tiny(dtype).float()
+    optimizer, reference = apart("fp32").prepare(ours), torch.optim.AdamW(copy.parameters(), fused=True, **TORCH)
+    for step in range(5):
+        advance(ours, optimizer, range(step, step + 1))
+        set_gradients(theirs, step)
+        for p, wide in zip(theirs.parameters(), copy.parameters(), strict=True):
+            assert p.grad is not None
+            wide.data, wide.grad = p.detach().float(), p.grad.float()
+        reference.step()
+        for p, wide in zip(theirs.parameters(), copy.parameters(), strict=True):
+            p.data.copy_(wide)
+        assert_same_weights(ours, theirs)
+
+
+def test_bf16_moments_of_fp32_weights_are_torchs_rounded_after_each_step() -> None:
+    ours, theirs = tiny(), tiny()
+    optimizer, reference = apart("bf16").prepare(ours), torch.optim.AdamW(theirs.parameters(), fused=True, **TORCH)
+    for step in range(5):
+        advance(ours, optimizer, range(step, step + 1))
+        advance(theirs, reference, range(step, step + 1))
+        for p, q in zip(ours.parameters(), theirs.parameters(), strict=True):
+            for key in ("exp_avg", "exp_avg_sq"):
+                rounded = reference.state[q][key].bfloat16()
+                assert torch.equal(optimizer.state[p][key], rounded)
+                reference.state[q][key].copy_(rounded)
+        assert_same_weights(ours, theirs)
+
+
+def test_a_weight_in_pieces_is_updated_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, cut = tiny(torch.bfloat16), tiny(torch.bfloat16)
+    advance(whole, apart("fp32").prepare(whole), range(3))
+    monkeypatch.setattr(optimizers, "PIECE", 1000)
+    advance(cut, apart("fp32").prepare(cut), range(3))
+    assert_same_weights(whole, cut)
+
+
+@pytest.mark.parametrize(("dtype", "state_dtype"), [(torch.bfloat16, "fp32"), (torch.float32, "bf16")])
+def test_moments_keep_their_precision_through_a_state_dict(dtype: torch.dtype, state_dtype: str) -> None:
+    ours, back, straight = tiny(dtype), tiny(dtype), tiny(dtype)
+    method = apart(state_dtype)
+    first, second = method.prepare(ours), method.prepare(back)
+    advance(ours, first, range(3))
+    back.load_state_dict(ours.state_dict())
+    second.load_state_dict(first.state_dict())
+    advance(back, second, range(3, 5))
+    advance(straight, method.prepare(straight), range(5))
+    assert_same_weights(straight, back)
+    for weight, p in named_weights(back):
+        assert sum(t.nbytes for t in second.state[p].values()) == method.formula(weight).optimizer_state
+
+
+def test_bytes_of_a_precision_apart_by_hand() -> None:
+    """128 x 128 in bf16: fp32 moments are 2 * 4 * 16,384 B + 4, and the copies of weight and gradient as much again."""
+    weight = next(w for w, _ in named_weights(tiny(torch.bfloat16, "meta")) if w.name.endswith("q_proj.weight"))
+    footprint = apart("fp32").formula(weight)
+    assert (footprint.optimizer_state, footprint.transient) == (131_072 + 4, 131_072)
+
+
+def test_bf16_moments_of_fp16_weights_are_refused() -> None:
+    with pytest.raises(MemprofError, match="state_dtype=bf16 does not go with fp16 weights; use fp32, or none"):
+        apart("bf16").prepare(tiny(torch.float16, "meta"))
+
+
+def test_an_unknown_precision_is_refused() -> None:
+    with pytest.raises(MemprofError, match="adamw: state_dtype='fp8' is unknown; choose from fp32, bf16"):
+        apart("fp8")

@@ -16,7 +16,7 @@ from memprof.errors import MemprofError
 from memprof.ledger import Ledger
 from memprof.llama import LlamaForCausalLM, build_model
 from memprof.method import Footprint, Role, Weight, groups, named_weights
-from memprof.methods import galore
+from memprof.methods import sides
 from memprof.methods.galore import GaLore, GaLoreOptimizer, refresh_bytes, top_subspace
 
 METHOD = GaLore(rank=8, update_gap=3, scale=0.25, lr=0.01, betas=(0.8, 0.95), weight_decay=0.1)
@@ -265,7 +265,7 @@ def refreshed_steps(monkeypatch: pytest.MonkeyPatch, step: Callable[[int], None]
         seen.add(now[0])
         return top_subspace(grad, rank)
 
-    monkeypatch.setattr(galore, "top_subspace", watched)
+    monkeypatch.setattr(sides, "top_subspace", watched)
     for now[0] in range(steps):
         step(now[0])
     return sorted(seen)
@@ -335,10 +335,10 @@ class Calls(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize(("model", "rank"), [("350m", None), ("1b", 512)])
-def test_a_step_of_24_layers_makes_fewer_than_400_calls(model: str, rank: int | None) -> None:
+@pytest.mark.parametrize(("model", "rank", "side"), [("350m", None, "std"), ("1b", 512, "std"), ("350m", 256, "left")])
+def test_a_step_of_24_layers_makes_fewer_than_400_calls(model: str, rank: int | None, side: str) -> None:
     llama = build_model(model, dtype=torch.bfloat16, device="meta", kernels="cuda")
-    optimizer = GaLore(rank=rank).prepare(llama)
+    optimizer = GaLore(rank=rank, side=side).prepare(llama)
     set_meta_gradients(llama)
     optimizer.step()
     with Calls() as calls:  # type: ignore[no-untyped-call]

@@ -1,0 +1,207 @@
+"""APOLLO: SGD whose step is scaled, channel by channel or matrix by matrix, as Adam scales the gradient's projection.
+
+Zhu et al. 2024, "APOLLO: SGD-like Memory, AdamW-level Performance", arXiv:2412.05270. Follows the authors'
+apollo_torch 1.0.3 (APOLLOAdamW, proj_type "std"). Attention and MLP matrices are treated; embedding, head and norms
+take the authors' AdamW, Hugging Face's. Shapes: see gradient_scaling.py; P is the projector, (S, R).
+
+    low = G P (of G seen as (L, S)), m and v its moments, s = |m / (sqrt(v) + eps)| / |low| by channel or by matrix,
+    W = W - lr * bias correction * sqrt(scale) * limited(s * G)
+
+APOLLO-Mini is rank 1, one s a matrix, scale 128. The limiter is Fira's: the norm of s * G grows by 1% a step at most.
+
+Where paper, code and this differ:
+* the paper counts 2 n r + 2 elements of state for an (m, n) weight, m <= n: moments, norm and seed, with P
+  drawn anew from its seed in every step. The code keeps P, another m r, and so does store_projector=true; with false P
+  is drawn where Adam's step is to stand, so that it takes no memory at all, and training is the same bit for bit;
+* the paper's alpha is the square root of the code's scale; the paper has P ~ N(0, 1/r), as the code has;
+* the code makes three or four full-size temporaries (s * G, the limited, the scaled one): here none is made. The norm
+  of s * G is that of the channels' norms times s;
+* the code keeps the last norm in the parameter's dtype, where bf16 cannot tell 1.01 from 1.008; here the limit made of
+  it is kept, in fp32;
+* its flag scale_front changes nothing but the 1e-8 in the limiter, and disable_nl is left out.
+
+Pitfalls: a low-rank gradient of zeros gives s = 0, and one gradient of zeros lets the limiter hold a matrix near its
+place for 2000 steps. In pure fp16 s overflows where gradients are below 1e-5: use bf16 or fp32.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+
+from memprof.errors import MemprofError
+from memprof.method import Footprint, Method, Weight, bound_rank, known_rank, named_weights
+from memprof.methods.galore import basis_shape, is_tall, refresh_bytes
+from memprof.methods.gradient_scaling import (
+    SMALL,
+    ScalingOptimizer,
+    by_channel,
+    factor_SR,
+    limited,
+    longer_first,
+    state_bytes,
+    step_size,
+    wide_dtype,
+)
+from memprof.methods.random_projection import draw_, next_seed
+from memprof.optimizer import Group, adamw_footprint
+from memprof.setting import setting
+
+
+class ApolloOptimizer(ScalingOptimizer):
+    """APOLLO on attention and MLP matrices, the authors' AdamW on the rest.
+
+    state[p], beyond the moments and the limit: seed, an integer, of a random projector; basis, unless it is drawn
+    anew in every step.
+    """
+
+    def __init__(self, model: nn.Module, method: Apollo) -> None:
+        optimizer = {"lr": method.lr, "eps": method.eps, "weight_decay": method.weight_decay}
+        rank = known_rank(method.name, method.rank)
+        super().__init__(model, method, rank, method.update_gap, betas=method.betas, **optimizer)
+        self.method = method
+        self.place = {p: i for i, p in enumerate((p for g in self.param_groups for p in g["params"]), start=1)}
+
+    def refresh(self, p: Tensor, new: bool) -> None:
+        state = self.state[p]
+        if self.method.projection == "svd":
+            self._refresh_by_svd(p)
+            return
+        state["seed"] = self.place[p] if new else next_seed(state["seed"])
+        if self.method.store_projector:
+            if new:
+                state["basis"] = p.new_empty(basis_shape(p.shape, self.rank))
+            draw_(state["basis"], state["seed"], self.rank)
+
+    def _update_batch(self, params: list[Tensor], group: Group, step: Tensor) -> None:
+        """W = W - step size * sqrt(scale) * factor * s * G, with one launch a matrix after s is known."""
+        scale_KC, norms_KC = self._scales(params, group, step)
+        by_matrix = norms_KC.mul_(scale_KC)
+        norms_K = torch.linalg.vector_norm(by_matrix, dim=1, dtype=wide_dtype(by_matrix.dtype))
+        scale_KC.mul_(limited(norms_K, self._limits(params), self.method.growth).unsqueeze(1))
+        value = -step_size(group) * math.sqrt(self.method.scale)
+        for p, scale_C in zip(params, scale_KC.unbind(), strict=True):
+            assert p.grad is not None
+            p.addcmul_(p.grad, by_channel(scale_C, p.shape), value=value)
+
+    def _scales(self, params: list[Tensor], group: Group, step: Tensor) -> tuple[Tensor, Tensor]:
+        """How Adam scales the low-rank gradients, s, and the norms of the gradients: (K, L), or (K, 1) by matrix."""
+        channels = self.method.scale_type == "channel"
+        norms_2KC = self._low_rank_norms(params, group, step, dim=(3,) if channels else (2, 3))
+        scale_KC, norms_KC = norms_2KC.unbind()
+        scale_KC.div_(norms_KC.add_(SMALL))
+        grads = [p.grad for p in params if p.grad is not None]
+        if channels:
+            for grad, norm_L in zip(grads, norms_KC.unbind(), strict=True):
+                torch.linalg.vector_norm(grad, dim=1 if is_tall(grad.shape) else 0, out=norm_L)
+        else:
+            torch.stack(torch._foreach_norm(grads), out=norms_KC.view(-1))
+        return scale_KC, norms_KC
+
+    def _low_rank_norms(self, params: list[Tensor], group: Group, step: Tensor, dim: tuple[int, ...]) -> Tensor:
+        """Norms of Adam's steps and of the low-rank gradients: (2, K, L), or (2, K, 1) by matrix."""
+        shape_2KLR = 2, len(params), max(params[0].shape), self.rank
+        kept = "basis" in self.state[params[0]]
+        stacked_2KLR = params[0].new_zeros(shape_2KLR) if kept else params[0].new_empty(shape_2KLR)
+        updates_KLR, grads_KLR = stacked_2KLR.unbind()
+        for p, update_LR, low_LR in zip(params, updates_KLR.unbind(), grads_KLR.unbind(), strict=True):
+            assert p.grad is not None
+            torch.mm(longer_first(p.grad), factor_SR(self._basis(p, update_LR), p.shape), out=low_LR)
+        if not kept:
+            updates_KLR.zero_()
+        self._adam_(params, stacked_2KLR, group, step)
+        norms: Tensor = torch.linalg.vector_norm(stacked_2KLR, dim=dim)
+        return norms if len(dim) == 1 else norms.unsqueeze(2)
+
+    def _basis(self, p: Tensor, scratch_LR: Tensor) -> Tensor:
+        """The one that is kept, or one drawn into the beginning of `scratch`."""
+        if "basis" in self.state[p]:
+            basis: Tensor = self.state[p]["basis"]
+            return basis
+        shape = basis_shape(p.shape, self.rank)
+        return draw_(scratch_LR.view(-1)[: math.prod(shape)].view(shape), self.state[p]["seed"], self.rank)
+
+
+@dataclass(frozen=True, slots=True)
+class Apollo(Method):
+    """Gradient descent, each channel scaled as Adam scales it in a random subspace."""
+
+    name: ClassVar[str] = "apollo"
+    paper: ClassVar[str] = "arXiv:2412.05270"
+    update_scalars: ClassVar[int] = 4  # the step count, fp32, that the fused kernel reads
+
+    rank: int | None = setting(
+        None, "rank of the subspace; a quarter of the smallest side, at most 256", least=1, papers="a quarter; mini: 1"
+    )
+    update_gap: int = setting(200, "steps from one projector to the next", least=1, papers="200")
+    projection: str = setting("random", "where projectors come from", choices=("random", "svd"), papers="random; svd")
+    scale_type: str = setting(
+        "channel", "what has a scale of its own", choices=("channel", "tensor"), papers="channel; mini: tensor"
+    )
+    store_projector: bool = setting(True, "keep a random projector, not its seed alone", papers="false; its code: true")
+    scale: float = setting(1.0, "updates are multiplied by its root", above=0, papers="1; mini: 128")
+    growth: float = setting(1.01, "most that the update's norm may grow by in a step", least=1, papers="1.01")
+    lr: float = setting(0.01, "learning rate", above=0, papers="0.01")
+    betas: tuple[float, float] = setting((0.9, 0.999), "decay of the first and second moment", least=0, below=1)
+    eps: float = setting(1e-6, "added to the root of the second moment before its bias correction", above=0)
+    weight_decay: float = setting(0.0, "decoupled weight decay, after the update", least=0)
+
+    def __post_init__(self) -> None:
+        Method.__post_init__(self)
+        if self.projection == "svd" and not self.store_projector:
+            raise MemprofError(f"{self.name}: store_projector=false needs projection=random: a seed gives no svd")
+
+    def bind(self, weights: Iterable[Weight]) -> Self:
+        return dataclasses.replace(self, rank=bound_rank(self.name, self.rank, weights))
+
+    def prepare(self, model: nn.Module) -> ApolloOptimizer:
+        return ApolloOptimizer(model, self.bind(weight for weight, _ in named_weights(model)))
+
+    def scratch_limit(self, weights: Iterable[Weight]) -> int:
+        """No more scratch than the largest weight has bytes."""
+        return max(weight.nbytes for weight in weights)
+
+    def update_kind(self, weight: Weight) -> Hashable:
+        """Their scratch is stacked by the longer side."""
+        return max(weight.shape)
+
+    def refresh_steps(self, horizon: int) -> Sequence[int]:
+        return range(0, horizon, self.update_gap)
+
+    def formula(self, weight: Weight) -> Footprint:
+        """A matrix: exp_avg (L, R) + exp_avg_sq (L, R) + limit () fp32 [+ basis (S, R) with store_projector],
+        else in the parameter dtype. The seed is a number of the host's. Other weights: AdamW.
+
+        Transient: Adam's step (L, R) + low-rank gradient (L, R) + their norms (2, L), by matrix (2,). Drawing a random
+        projector takes no scratch.
+        """
+        rank = known_rank(self.name, self.rank)
+        if not weight.is_matrix:
+            return adamw_footprint(weight)
+        bound_rank(self.name, rank, [weight])
+        long, e = max(weight.shape), weight.itemsize
+        basis = rank * min(weight.shape) * e if self.store_projector else 0
+        return Footprint(
+            param=weight.nbytes,
+            grad=weight.nbytes,
+            optimizer_state=state_bytes(weight, rank) + basis,
+            transient=2 * (rank * long + (long if self.scale_type == "channel" else 1)) * e,
+            refresh=refresh_bytes(weight, rank) if self.projection == "svd" else 0,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ApolloMini(Apollo):
+    """APOLLO of rank 1 with one scale a matrix: as much state as SGD with next to nothing."""
+
+    name: ClassVar[str] = "apollo-mini"
+
+    rank: int | None = setting(1, "rank of the subspace; none: a quarter of the smallest side", least=1, papers="1")
+    scale_type: str = setting("tensor", "what has a scale of its own", choices=("channel", "tensor"), papers="tensor")
+    scale: float = setting(128.0, "updates are multiplied by its root", above=0, papers="128")

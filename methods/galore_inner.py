@@ -1,0 +1,115 @@
+"""What runs inside GaLore's subspace: the contract, and AdamW; the two with smaller states are in galore_compact.py.
+
+The same optimizer updates the weights that are not projected. AdamW is Hugging Face's, as in galore_torch 1.0: eps is
+not bias-corrected, and the weights decay after the update.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from memprof.method import Footprint, Weight
+from memprof.optimizer import Group, adamw_footprint, fused_adamw_, step_tensor
+
+State = dict[str, Tensor]
+
+
+class Inner(ABC):
+    """An optimizer of low-rank gradients and of weights that are not projected."""
+
+    buffers: ClassVar[int]
+    """scratch of a low-rank gradient's size for each weight: the gradient itself and whatever else `update` is given"""
+    scalars: ClassVar[int] = 0
+    """bytes of scalars beside all scratch"""
+    scratch_limit: ClassVar[int | None] = None
+    """bytes of scratch that low-rank gradients updated together may take; None: as many as the largest weight has"""
+    shared: ClassVar[int] = 0
+    """bytes kept once"""
+
+    def keep_once(self, device: torch.device) -> None:  # noqa: B027
+        """Make what is kept once for all weights: nothing."""
+
+    @abstractmethod
+    def new_state(self, p: Tensor, shape: Sequence[int]) -> State:
+        """Moments for a gradient of `shape`, on the device of `p`."""
+
+    def count(self, group: Group, device: torch.device) -> Tensor:
+        """The number of this step, fp32, as kernels read it: the group's "count" where that is made already."""
+        made: Tensor | None = group.get("count")
+        return step_tensor(group["step"] + 1, device) if made is None else made
+
+    @abstractmethod
+    def update(
+        self, states: Sequence[State], buffers: Sequence[list[Tensor]], group: Group
+    ) -> tuple[list[Tensor], float]:
+        """Low-rank gradients (the first of the buffers, the others zero) to updates, and the factor they want."""
+
+    @abstractmethod
+    def update_weights(self, params: list[Tensor], states: Sequence[State], group: Group) -> None:
+        """Weights that are not projected."""
+
+    @abstractmethod
+    def state_bytes(self, shape: Sequence[int], itemsize: int) -> int:
+        """Bytes of `new_state`."""
+
+    def scratch_bytes(self, shape: Sequence[int], itemsize: int) -> int:
+        """Scratch of `update` beside its buffers."""
+        return 0
+
+    @abstractmethod
+    def footprint(self, weight: Weight) -> Footprint:
+        """Of a weight that is not projected."""
+
+
+def torch_eps(eps: float, beta2: float, step: int) -> float:
+    """The eps that makes torch's m_hat / (sqrt(v_hat) + eps) the authors' m_hat / ((sqrt(v) + eps) / sqrt(bias))."""
+    return eps / math.sqrt(1 - beta2**step)
+
+
+class AdamWInner(Inner):
+    """Moments in the parameter's dtype. One kernel for all: on zeros, with lr 1, it leaves minus the update."""
+
+    buffers = 2
+    scalars = 4  # the step count, fp32, that the fused kernel reads
+
+    def new_state(self, p: Tensor, shape: Sequence[int]) -> State:
+        return {"exp_avg": p.new_zeros(shape), "exp_avg_sq": p.new_zeros(shape)}
+
+    def update(
+        self, states: Sequence[State], buffers: Sequence[list[Tensor]], group: Group
+    ) -> tuple[list[Tensor], float]:
+        grads, updates = buffers
+        self._adamw(updates, grads, states, {**group, "lr": 1.0})
+        return updates, group["lr"] * (1 - group["lr"] * group["weight_decay"])
+
+    def update_weights(self, params: list[Tensor], states: Sequence[State], group: Group) -> None:
+        if params:
+            self._adamw(params, [p.grad for p in params], states, group)  # type: ignore[misc]
+        if params and group["weight_decay"]:
+            torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
+
+    def _adamw(self, params: list[Tensor], grads: list[Tensor], states: Sequence[State], group: Group) -> None:
+        count = self.count(group, params[0].device)
+        fused_adamw_(
+            params,
+            grads,
+            [state["exp_avg"] for state in states],
+            [state["exp_avg_sq"] for state in states],
+            [count] * len(params),
+            lr=group["lr"],
+            betas=group["betas"],
+            eps=torch_eps(group["eps"], group["betas"][1], group["step"] + 1),
+            weight_decay=0.0,
+        )
+
+    def state_bytes(self, shape: Sequence[int], itemsize: int) -> int:
+        return 2 * math.prod(shape) * itemsize
+
+    def footprint(self, weight: Weight) -> Footprint:
+        return adamw_footprint(weight)

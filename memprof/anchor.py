@@ -38,8 +38,11 @@ class AnchoredLinear(nn.Module):
         destination.pop(f"{prefix}anchor")
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        gradient = self._parameters.pop("anchor")
+        before = dict(self._parameters)
+        del self._parameters["anchor"]
         try:
             super()._load_from_state_dict(*args, **kwargs)
-        finally:
-            self._parameters["anchor"] = gradient
+        finally:  # in the order of before, by which an optimizer's state finds its parameters
+            loaded = dict(self._parameters)
+            self._parameters.clear()
+            self._parameters.update({key: loaded.get(key, parameter) for key, parameter in before.items()})

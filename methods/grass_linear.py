@@ -38,7 +38,7 @@ def draw(squares_M: Tensor, rank: int, choice: str, draws: torch.Generator | Non
         rows_R = torch.searchsorted(q_M.cumsum(0), points_R, right=True).clamp_(max=len(q_M) - 1)
     else:
         races_M = q_M / torch.empty_like(q_M).exponential_(generator=draws)
-        rows_R = races_M.topk(rank, sorted=False).indices
+        rows_R = races_M.topk(rank).indices
     scale_R = q_M.index_select(0, rows_R).mul_(rank).rsqrt_()
     return rows_R, scale_R.mul_(squares_M.index_select(0, rows_R).sign_())
 
@@ -47,13 +47,13 @@ class SelectedGradient(torch.autograd.Function):
     """x W^T, with the gradient of the chosen rows on the anchor (R, N)."""
 
     @staticmethod
-    def forward(ctx: Any, x_TN: Tensor, gradient: Tensor, weight_MN: Tensor, layer: GrassLinear) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, x_TN: Tensor, gradient: Tensor, weight_MN: Tensor, layer: GrassLinear) -> Tensor:
         ctx.save_for_backward(x_TN, weight_MN)
         ctx.layer = layer
         return x_TN @ weight_MN.T
 
     @staticmethod
-    @once_differentiable  # type: ignore[no-untyped-call, misc]
+    @once_differentiable
     def backward(ctx: Any, grad_TM: Tensor) -> tuple[Tensor | None, ...]:
         x_TN, weight_MN = ctx.saved_tensors
         low_RN = ctx.layer.low_gradient(grad_TM, x_TN)
@@ -105,7 +105,7 @@ class GrassLinear(AnchoredLinear):
         norms_M = torch.linalg.vector_norm(grad_TM.T @ x_TN, dim=1, dtype=wide)
         rank, finite = self.anchor.shape[0], norms_M.sum().isfinite()
         if self.choice == TOP:
-            new = {"rows": norms_M.topk(rank, sorted=False).indices}
+            new = {"rows": norms_M.topk(rank).indices}
         else:
             draws = generator(self.selection["seed"], norms_M.device)
             rows, scale = draw(norms_M.square_(), rank, self.choice, draws)

@@ -120,7 +120,7 @@ class MicroAdam(Method):
 
     @property
     def layout(self) -> Layout:
-        return Layout(self.block, self.quant_block, self.density)
+        return Layout(self.block, self.quant_block, self.density, self.window)
 
     @property
     def piece_length(self) -> int:
@@ -150,8 +150,8 @@ class MicroAdam(Method):
         """places (H, K) int16 + values (H, K) bf16 + error (D / 2,) uint8 + least and largest (D / quant_block,) bf16,
         rounded up; K = the sum over blocks of density times their elements, each rounded up. No step tensor.
 
-        Transient, of a piece of n elements: two fp32 of its size, and n bytes of errors or, if that is more, K places
-        int64 and twice K values fp32.
+        Transient, of a piece of n elements: two fp32 of its size, and n bytes of errors or, if that is more, (H, K)
+        places int64 and twice (H, K) values fp32.
         """
         layout, numel = self.layout, weight.numel
         window = self.window * layout.places(numel) * (PLACE_BYTES + VALUE_BYTES)

@@ -39,11 +39,13 @@ class Span:
 
     def of(self, rows: Tensor) -> Tensor:
         """(G, count, size) of a piece's (G, n)."""
-        return rows[:, self.start : self.start + self.count * self.size].unflatten(1, (self.count, self.size))
+        blocks: Tensor = rows.narrow(1, self.start, self.count * self.size).unflatten(1, (self.count, self.size))
+        return blocks
 
-    def kept_of(self, row: Tensor) -> Tensor:
-        """(count, kept) of one row of a piece's window."""
-        return row[self.first : self.first + self.places].view(self.count, self.kept)
+    def kept_of(self, rows: Tensor) -> Tensor:
+        """(..., count, kept) of a piece's state, or of rows of it."""
+        kept: Tensor = rows.narrow(-1, self.first, self.places).unflatten(-1, (self.count, self.kept))
+        return kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,7 @@ class Layout:
     block: int
     quant_block: int
     density: float
+    window: int
 
     def spans(self, n: int) -> list[Span]:
         """Blocks among which the largest are sought."""
@@ -76,12 +79,14 @@ class Layout:
         two of its size (n,) w, beside the largest of
         packed errors (n / 2,) uint8 + one half of them unpacked
         least and step of blocks of errors (Q,) w + one of them (Q,) bf16
-        places (K,) int64 + values (K,) w + their weighted values (K,) w
+        the window's places (H, K) int64 + values (H, K) w + their squares (H, K) w
         """
         w = max(FP32_BYTES, itemsize)
         limits = max(span.places for span in self.error_spans(n))
         kept = max(span.places for span in self.spans(n))
-        return 2 * w * n + max(2 * -(-n // 2), (2 * w + BF16_BYTES) * limits, (INT64_BYTES + 2 * w) * kept)
+        return 2 * w * n + max(
+            2 * -(-n // 2), (2 * w + BF16_BYTES) * limits, (INT64_BYTES + 2 * w) * self.window * kept
+        )
 
 
 def _spans(n: int, size: int, kept: Callable[[int], int]) -> list[Span]:
@@ -191,21 +196,26 @@ def moments_(first: Tensor, second: Tensor, pieces: Sequence[Piece], spans: Sequ
     (beta1, beta2), step, window = group["betas"], pieces[0].step, group["window"]
     first.zero_()
     second.zero_()
-    for row in range(min(step, window)):
-        age = (step - 1 - row) % window
-        for span in spans:
-            add_row_(span.of(first), span.of(second), pieces, span, row, (beta1**age, beta2**age))
+    ages = [(step - 1 - row) % window for row in range(window)]
+    for span in spans:
+        add_window_(
+            span.of(first), span.of(second), pieces, span, [[beta**age for age in ages] for beta in (beta1, beta2)]
+        )
     first.mul_((1 - beta1) / (1 - beta1**step))
     second.mul_((1 - beta2) / (1 - beta2**step))
 
 
-def add_row_(
-    first: Tensor, second: Tensor, pieces: Sequence[Piece], span: Span, row: int, weights: tuple[float, float]
+def add_window_(
+    first: Tensor, second: Tensor, pieces: Sequence[Piece], span: Span, weights: Sequence[Sequence[float]]
 ) -> None:
-    places = torch.stack([span.kept_of(piece.places[row]) for piece in pieces]).long()
-    values = torch.stack([span.kept_of(piece.values[row]) for piece in pieces]).to(first.dtype)
-    first.scatter_add_(-1, places, values * weights[0])
-    second.scatter_add_(-1, places, values.square_().mul_(weights[1]))
+    """Weighted values and their squares, row by row: within one no place comes twice. A row yet to come is zeros."""
+    places = torch.stack([span.kept_of(piece.places) for piece in pieces], dim=1).long()
+    values = torch.stack([span.kept_of(piece.values) for piece in pieces], dim=1).to(first.dtype)
+    squares = values.square()
+    for sums, numbers, by_age in ((first, values, weights[0]), (second, squares, weights[1])):
+        torch._foreach_mul_(list(numbers.unbind()), by_age)
+        for where, what in zip(places.unbind(), numbers.unbind(), strict=True):
+            sums.scatter_add_(-1, where, what)
 
 
 def move_(first: Tensor, second: Tensor, pieces: Sequence[Piece], group: Group) -> None:

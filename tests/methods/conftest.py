@@ -82,7 +82,8 @@ def launches() -> Callable[[Callable[[], object]], int]:
     """`launches(optimizer.step)`: how many operations that is."""
 
     def count(work: Callable[[], object]) -> int:
-        with Launches() as seen:
+        seen = Launches()
+        with seen:
             work()
         return seen.total
 

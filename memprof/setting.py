@@ -77,7 +77,9 @@ def allowed(spec: dataclasses.Field[Any]) -> str:
     if kind.startswith("bool"):
         return "true or false"
     number = "an integer" if kind.startswith("int") else "a finite number"
-    return ", ".join([f"{number} each, as 0.9/0.999" if kind.startswith("tuple") else number, *bounds])
+    if kind.startswith("tuple"):
+        number += f" each, as {'/'.join(map(str, spec.default))}"
+    return ", ".join([number, *bounds])
 
 
 def field_types(method: type[Any]) -> dict[str, Any]:

@@ -27,9 +27,9 @@ from torch import Tensor, nn
 
 from memprof.method import Footprint, Method, Weight, bound_rank, known_rank, named_weights
 from memprof.methods.galore import GaLore
-from memprof.methods.galore_compact import AdafactorInner
-from memprof.methods.galore_optimizer import GaLoreOptimizer
-from memprof.methods.sides import SIDES
+from memprof.methods.parts.galore_compact import AdafactorInner
+from memprof.methods.parts.galore_optimizer import GaLoreOptimizer
+from memprof.methods.parts.sides import SIDES
 from memprof.optimizer import Group
 from memprof.setting import setting
 

@@ -1,7 +1,7 @@
 """AdamW with block-wise 8-bit moments, on every weight.
 
 Dettmers et al. 2021, "8-bit Optimizers via Block-wise Quantization", arXiv:2110.02861. Sizes are those of
-bitsandbytes 0.50, AdamW8bit, whose blocks have 256 elements (the paper's, 2048); `memprof.blockwise` has the codes.
+bitsandbytes 0.50, AdamW8bit, whose blocks have 256 elements (the paper's, 2048); `parts.blockwise` has the codes.
 Moments of fewer than 4096 elements, those of norms, stay in fp32. The update itself uses the moments before they are
 rounded, as in both public implementations.
 
@@ -11,7 +11,7 @@ What differs elsewhere:
   out, as in all LLaMA runs.
 * bitsandbytes makes one kernel call a weight, without scratch, and waits for the GPU after each; torchao compiles one
   for every shape. Here some twenty torch operators update a piece of up to two million elements.
-* torchao keeps a map for every moment, 2 KiB a weight, and exempts other sizes; see `memprof.blockwise`.
+* torchao keeps a map for every moment, 2 KiB a weight, and exempts other sizes; see `memprof.methods.parts.blockwise`.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from memprof import blockwise
 from memprof.method import Footprint, Method, Weight
+from memprof.methods.parts import blockwise
 from memprof.optimizer import Group, KeepsDtypes, MethodOptimizer, step_tensor, with_grad
 from memprof.setting import setting
 

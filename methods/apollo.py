@@ -38,7 +38,7 @@ from torch import Tensor, nn
 from memprof.errors import MemprofError
 from memprof.method import Footprint, Method, Weight, bound_rank, known_rank, named_weights
 from memprof.methods.galore import basis_shape, is_tall, refresh_bytes
-from memprof.methods.gradient_scaling import (
+from memprof.methods.parts.gradient_scaling import (
     SMALL,
     ScalingOptimizer,
     by_channel,
@@ -49,7 +49,7 @@ from memprof.methods.gradient_scaling import (
     step_size,
     wide_dtype,
 )
-from memprof.methods.random_projection import draw_, next_seed
+from memprof.methods.parts.random_projection import draw_, next_seed
 from memprof.optimizer import Group, adamw_footprint
 from memprof.setting import setting
 

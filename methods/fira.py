@@ -36,7 +36,7 @@ from torch import Tensor, nn
 
 from memprof.method import Footprint, Method, Weight, bound_rank, known_rank, named_weights
 from memprof.methods.galore import is_tall, refresh_bytes
-from memprof.methods.gradient_scaling import (
+from memprof.methods.parts.gradient_scaling import (
     SMALL,
     ScalingOptimizer,
     by_channel,

@@ -44,7 +44,7 @@ from memprof.methods.adafactor import (
     step_size,
 )
 from memprof.methods.galore import is_tall
-from memprof.methods.random_projection import draw_, integers, next_seed
+from memprof.methods.parts.random_projection import draw_, integers, next_seed
 from memprof.optimizer import Group, KeepsDtypes, MethodOptimizer, Periodic, with_grad
 from memprof.setting import setting
 

@@ -34,10 +34,10 @@ from typing import ClassVar, Literal, Self
 from torch import nn
 
 from memprof.method import Footprint, Method, Weight, bound_rank, known_rank, named_weights
-from memprof.methods.galore_compact import INNERS, make_inner
-from memprof.methods.galore_inner import Inner, torch_eps
-from memprof.methods.galore_optimizer import GaLoreOptimizer, like_views
-from memprof.methods.projection import (
+from memprof.methods.parts.galore_compact import INNERS, make_inner
+from memprof.methods.parts.galore_inner import Inner, torch_eps
+from memprof.methods.parts.galore_optimizer import GaLoreOptimizer, like_views
+from memprof.methods.parts.projection import (
     add_back_,
     basis_shape,
     is_tall,
@@ -46,7 +46,7 @@ from memprof.methods.projection import (
     refresh_bytes,
     top_subspace,
 )
-from memprof.methods.sides import SIDES, Projection
+from memprof.methods.parts.sides import SIDES, Projection
 from memprof.setting import setting
 
 __all__ = [

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from memprof.method import Footprint, Weight, named_weights
 from memprof.methods.galore import GaLore
 from memprof.methods.galore_dynamics import GaLoreDynamics
-from memprof.methods.galore_optimizer import GaLoreOptimizer
+from memprof.methods.parts.galore_optimizer import GaLoreOptimizer
 from memprof.setting import setting
 
 

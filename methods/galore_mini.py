@@ -35,9 +35,9 @@ from torch import Tensor, nn
 
 from memprof.method import Footprint, Method, Weight, bound_rank, groups, known_rank, named_weights
 from memprof.methods.adam_mini import num_blocks
-from memprof.methods.divisors import COLUMNS, NONE, ROWS, SEEN, Divided, divide, take_off_, update_vmeans_
-from memprof.methods.lazy import LazyRefresh, first_vector
-from memprof.methods.projection import basis_shape, is_tall, low_rank_shape, refresh_bytes, top_subspace
+from memprof.methods.parts.divisors import COLUMNS, NONE, ROWS, SEEN, Divided, divide, take_off_, update_vmeans_
+from memprof.methods.parts.lazy import LazyRefresh, first_vector
+from memprof.methods.parts.projection import basis_shape, is_tall, low_rank_shape, refresh_bytes, top_subspace
 from memprof.optimizer import Group, MethodOptimizer, Periodic, with_grad
 from memprof.setting import setting
 

@@ -36,7 +36,7 @@ from torch import Tensor, nn
 
 from memprof.method import Footprint, Method, Weight, bound_rank, groups, known_rank, named_weights, replace_matrices
 from memprof.methods.galore import like_views
-from memprof.methods.grass_linear import CHOICES, INT32_BYTES, TOP, GrassLinear, SelectedBackward
+from memprof.methods.parts.grass_linear import CHOICES, INT32_BYTES, TOP, GrassLinear, SelectedBackward
 from memprof.optimizer import Group, KeepsDtypes, MatrixOptimizer, adamw_footprint, fused_adamw_, step_tensor
 from memprof.setting import setting
 

@@ -4,7 +4,7 @@ Loeschcke et al. 2024, arXiv:2405.16528; follows sebulo/LoQT (375b41a) with --qu
 --quantize_projection_matrix 4bit, as its scripts run it. Shapes: a weight is (M, N); S and L are its shorter and longer
 side; R is the rank.
 y = q(W) x + alpha B A x, alpha not divided by R. Where M >= N the projection is A (R, N) and B (M, R) is trained; where
-M < N it is B (M, R), and A (R, N) is trained. Weight and projection are NF4 in blocks of 64 (see `memprof.nf4`).
+M < N it is B (M, R), and A (R, N) is trained. Weight and projection are NF4 in blocks of 64 (see `parts.nf4`).
 
 Updates, at steps 0, gap, then each later by gap + int(psi^k), k = 1, 2, ...: in such a step
 * the layer computes with the merged weight, quantised again, q(q(W) + alpha B A), and without the product; its gradient
@@ -38,11 +38,18 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from memprof import nf4
-from memprof.anchor import AnchoredLinear, anchor
 from memprof.method import Footprint, Method, Weight, bound_rank, known_rank, named_weights, replace_matrices
 from memprof.methods.adamw import STEP_BYTES, AdamW, FusedAdamW
-from memprof.methods.projection import basis_shape, is_tall, low_rank_shape, refresh_bytes, top_subspace, wide_itemsize
+from memprof.methods.parts import nf4
+from memprof.methods.parts.anchor import AnchoredLinear, anchor
+from memprof.methods.parts.projection import (
+    basis_shape,
+    is_tall,
+    low_rank_shape,
+    refresh_bytes,
+    top_subspace,
+    wide_itemsize,
+)
 from memprof.methods.sltrain import scaled_product
 from memprof.optimizer import Periodic
 from memprof.setting import setting

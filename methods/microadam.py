@@ -36,7 +36,7 @@ from torch import Tensor, nn
 
 from memprof.errors import MemprofError
 from memprof.method import Footprint, Method, Weight, groups, named_weights
-from memprof.methods.microadam_update import Layout, Piece, update_together_
+from memprof.methods.parts.microadam_update import Layout, Piece, update_together_
 from memprof.optimizer import Group, KeepsDtypes, MethodOptimizer, with_grad
 from memprof.setting import setting
 
@@ -102,7 +102,7 @@ class MicroAdam(Method):
     density: float = setting(0.01, "share of a gradient that enters the window", above=0, most=1, papers="0.01")
     window: int = setting(10, "how many gradients the window holds", least=1, papers="10")
     block: int = setting(16384, "elements among which the largest are sought", least=1, most=2**15)
-    quant_block: int = setting(65536, "elements of error between two limits, whole blocks", least=2, papers="100,000")
+    quant_block: int = setting(65536, "elements of error between two limits: an even multiple of block", papers="100,000")
     piece: int | None = setting(
         None, "most elements updated at once; none: what keeps scratch to the size of the largest weight", least=2
     )
@@ -113,7 +113,7 @@ class MicroAdam(Method):
 
     def __post_init__(self) -> None:
         Method.__post_init__(self)
-        if self.quant_block % self.block or self.quant_block % 2:
+        if self.quant_block < 1 or self.quant_block % self.block or self.quant_block % 2:
             raise MemprofError(
                 f"{self.name}: quant_block={self.quant_block} must be an even multiple of block={self.block}"
             )

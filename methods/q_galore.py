@@ -29,13 +29,13 @@ from typing import ClassVar, Self
 from torch import nn
 
 from memprof.method import Footprint, Method, Weight, bound_rank, known_rank, named_weights
-from memprof.methods.galore_compact import AdamW8bitInner
-from memprof.methods.galore_inner import Inner
-from memprof.methods.integer_basis import BasisStore
-from memprof.methods.integer_linear import WeightStore
-from memprof.methods.integers import Integers
-from memprof.methods.lazy import LazyRefresh
-from memprof.methods.q_galore_optimizer import CorrectedAdamW, QGaLoreOptimizer
+from memprof.methods.parts.galore_compact import AdamW8bitInner
+from memprof.methods.parts.galore_inner import Inner
+from memprof.methods.parts.integer_basis import BasisStore
+from memprof.methods.parts.integer_linear import WeightStore
+from memprof.methods.parts.integers import Integers
+from memprof.methods.parts.lazy import LazyRefresh
+from memprof.methods.parts.q_galore_optimizer import CorrectedAdamW, QGaLoreOptimizer
 from memprof.setting import setting
 
 

@@ -15,7 +15,7 @@ from typing import ClassVar
 
 from memprof.method import Footprint, Weight
 from memprof.methods.dora import DoRA, merge_bytes
-from memprof.methods.restart import Restarting
+from memprof.methods.parts.restart import Restarting
 
 
 @dataclass(frozen=True, slots=True)

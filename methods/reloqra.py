@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from memprof.method import Footprint, Weight
 from memprof.methods.lora import LoRALinear
-from memprof.methods.restart import Restarting
+from memprof.methods.parts.restart import Restarting
 from memprof.setting import setting
 
 QR_ITEMSIZE = 4

@@ -30,7 +30,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from memprof.method import Footprint, Weight
-from memprof.methods.restart import Restarting
+from memprof.methods.parts.restart import Restarting
 from memprof.setting import setting
 
 

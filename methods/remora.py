@@ -26,7 +26,7 @@ from torch import nn
 
 from memprof.method import Footprint, Weight, named_weights
 from memprof.methods.mora import ROTATION, SHARING, TYPES, UNITS, MoRA, MoRALinear
-from memprof.methods.restart import PRUNE, Restarting, RestartOptimizer, prune_bytes
+from memprof.methods.parts.restart import PRUNE, Restarting, RestartOptimizer, prune_bytes
 from memprof.setting import setting
 
 

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from memprof.method import Footprint, Weight
+from memprof.methods.parts.restart import Restarting
 from memprof.methods.pissa import PiSSA, svd_bytes
-from memprof.methods.restart import Restarting
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,9 +21,9 @@ each_number = pytest.mark.parametrize(("name", "spec"), numbers, ids=lambda x: x
 
 
 def with_value(name: str, spec: dataclasses.Field[Any], value: Any) -> Any:
-    """The method with one field set; in a pair both."""
-    pair = isinstance(spec.default, tuple)
-    return METHODS[name](**{spec.name: (value, value) if pair else value})
+    """The method with one field set; in a tuple each part."""
+    parts = len(spec.default) if isinstance(spec.default, tuple) else 0
+    return METHODS[name](**{spec.name: (value,) * parts if parts else value})
 
 
 @each_number

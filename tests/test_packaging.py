@@ -17,10 +17,10 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
     frozenset(layer.split())
     for layer in (
         "errors",
-        "units lock interrupt setting record difference method timeline walk",
+        "units lock interrupt durable setting schema record difference method timeline walk",
         "shapes",
         "scenario model_config",
-        "optimizer draws anchor blockwise",
+        "optimizer",
         "methods",
         "catalogue",
         "kernels",
@@ -29,7 +29,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "step",
         "instants formula trace watch timing measure",
         "oom child headroom runner worker",
-        "report run_file store diff papers pytest_plugin",
+        "report run_file resume store diff papers pytest_plugin",
         "api doctor",
         "budget",
         "memprof",  # memprof/__init__.py, the public API
@@ -43,6 +43,7 @@ WITHOUT_TORCH = (
     "errors",
     "units",
     "setting",
+    "schema",
     "record",
     "method",
     "timeline",
@@ -51,7 +52,15 @@ WITHOUT_TORCH = (
     "scenario",
     "model_config",
 )
-REPORT_READS = {"errors", "units", "record", "difference", "timeline", "report"}  # timeline for the names of categories
+REPORT_READS = {
+    "errors",
+    "units",
+    "durable",
+    "record",
+    "difference",
+    "timeline",
+    "report",
+}  # timeline for the names of categories
 
 
 def modules() -> dict[str, Path]:

@@ -19,8 +19,8 @@ from fidelity.compare import Comparison
 from fidelity.problem import Trainer, Weights, gradients, one_sign_rule, small_model, snapshot
 from fidelity.twins.q_galore import GROUP, METHOD, REFRESHES, STEPS, fed_integers
 from memprof.method import named_weights
+from memprof.methods.parts.q_galore_optimizer import step_seed
 from memprof.methods.q_galore import QGaLore
-from memprof.methods.q_galore_optimizer import step_seed
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from fidelity.compare import TWIN, Comparison
 from fidelity.dense import DenseTwin, Parts
 from fidelity.problem import Trainer, Weights, effective_weights, signed, small_model, snapshot, trained
 from memprof.methods.loqt import LoQT
-from memprof.nf4 import NUMBERS
+from memprof.methods.parts.nf4 import NUMBERS
 
 ALPHA, RANK, UPDATES = 0.5, 8, (0, 2, 5, 8)
 METHOD = LoQT(rank=RANK, update_gap=2, psi=1.2, alpha=ALPHA, lr=0.01, betas=(0.8, 0.95), eps=1e-6, weight_decay=0.1)

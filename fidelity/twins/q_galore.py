@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from fidelity.compare import TWIN, Comparison
 from fidelity.problem import Trainer, Weights, adam, gradients, signed, small_model, snapshot
 from memprof.method import named_weights
-from memprof.methods.integer_linear import IntegerLinear
+from memprof.methods.parts.integer_linear import IntegerLinear
+from memprof.methods.parts.q_galore_optimizer import step_seed
 from memprof.methods.q_galore import QGaLore
-from memprof.methods.q_galore_optimizer import step_seed
 
 METHOD = QGaLore(
     rank=8, update_gap=2, queue_size=2, cos_threshold=-1, inner="adamw", betas=(0.8, 0.95), weight_decay=0.1

@@ -17,8 +17,8 @@ from memprof.formula import formula
 from memprof.llama import build_model
 from memprof.method import Role, Weight, named_weights
 from memprof.methods.apollo import Apollo, ApolloMini, ApolloOptimizer
-from memprof.methods.gradient_scaling import limited
-from memprof.methods.random_projection import draw_, next_seed
+from memprof.methods.parts.gradient_scaling import limited
+from memprof.methods.parts.random_projection import draw_, next_seed
 from memprof.trace import trace
 from tests.methods.test_galore import Calls, gradient, one_matrix, set_gradients, set_meta_gradients, tiny, weight_named
 

@@ -22,7 +22,7 @@ from memprof.methods import galore_mini
 from memprof.methods.adam_mini import AdamMini
 from memprof.methods.galore import GaLore, top_subspace
 from memprof.methods.galore_mini import GaLoreMini, GaLoreMiniOptimizer
-from memprof.methods.lazy import LazyRefresh
+from memprof.methods.parts.lazy import LazyRefresh
 from memprof.trace import trace
 
 METHOD = GaLoreMini(rank=8, update_gap=3, scale=0.25, lr=0.01, betas=(0.8, 0.95), weight_decay=0.1)

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from memprof.api import plan
-from memprof.blockwise import moment_bytes
 from memprof.errors import MemprofError
 from memprof.llama import LlamaForCausalLM, build_model
 from memprof.method import Role, Weight, named_weights
 from memprof.methods.galore import GaLore, GaLoreOptimizer
-from memprof.methods.sides import Projection
+from memprof.methods.parts.blockwise import moment_bytes
+from memprof.methods.parts.sides import Projection
 from memprof.step import synthetic_batch
 
 CPU = torch.device("cpu")

@@ -17,7 +17,7 @@ from memprof.formula import formula
 from memprof.llama import build_model
 from memprof.method import Role, Weight
 from memprof.methods.grass import Grass, GrassOptimizer
-from memprof.methods.grass_linear import NOT_REPLACED, REPLACED, GrassLinear, draw
+from memprof.methods.parts.grass_linear import NOT_REPLACED, REPLACED, GrassLinear, draw
 from memprof.trace import trace
 
 METHOD = Grass(rank=2, update_gap=3, scale=1.0, lr=0.1, eps=1e-12)

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from memprof import nf4
 from memprof.llama import LlamaForCausalLM, build_model
 from memprof.methods.loqt import LoQT, LoQTLinear, LoQTOptimizer, pseudoinverse
+from memprof.methods.parts import nf4
 
 ALPHA = 0.5
 SHAPES = [(96, 64), (64, 96), (64, 64)]

@@ -15,10 +15,10 @@ from memprof.errors import MemprofError
 from memprof.ledger import Ledger, state_tensors
 from memprof.llama import LlamaForCausalLM, build_model
 from memprof.method import Role, Weight, named_weights
-from memprof.methods.integer_linear import IntegerLinear
-from memprof.methods.integers import Integers
+from memprof.methods.parts.integer_linear import IntegerLinear
+from memprof.methods.parts.integers import Integers
+from memprof.methods.parts.q_galore_optimizer import QGaLoreOptimizer
 from memprof.methods.q_galore import QGaLore
-from memprof.methods.q_galore_optimizer import QGaLoreOptimizer
 
 METHOD = QGaLore(rank=8, update_gap=3, lr=0.01, inner="adamw")
 DTYPES = [torch.float32, torch.bfloat16]

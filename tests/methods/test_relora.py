@@ -14,8 +14,8 @@ from memprof.errors import MemprofError
 from memprof.llama import LlamaForCausalLM, build_model
 from memprof.method import Weight, named_weights
 from memprof.methods.lora import LoRA, LoRALinear
+from memprof.methods.parts.restart import RestartOptimizer, prune_, restart_factor
 from memprof.methods.relora import ReLoRA
-from memprof.methods.restart import RestartOptimizer, prune_, restart_factor
 
 SHAPES = [{}, {"tie_word_embeddings": True, "num_key_value_heads": 2}]
 DTYPES = [torch.float32, torch.bfloat16]

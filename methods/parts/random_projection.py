@@ -13,7 +13,7 @@ import functools
 import torch
 from torch import Tensor
 
-from memprof.draws import generator
+from memprof.methods.parts.draws import generator
 
 HOST = torch.device("cpu")
 DRAWS_TO_THE_NEXT = 15

@@ -11,14 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from memprof.draws import generator
 from memprof.method import Weight, groups
 from memprof.methods.galore import like_views
-from memprof.methods.galore_inner import AdamWInner, Inner
-from memprof.methods.integer_basis import BasisStore
-from memprof.methods.integer_linear import IntegerLinear, add_products_
-from memprof.methods.lazy import LazyRefresh, first_vector
-from memprof.methods.projection import basis_shape, is_tall, low_rank_shape, project, top_subspace
+from memprof.methods.parts.draws import generator
+from memprof.methods.parts.galore_inner import AdamWInner, Inner
+from memprof.methods.parts.integer_basis import BasisStore
+from memprof.methods.parts.integer_linear import IntegerLinear, add_products_
+from memprof.methods.parts.lazy import LazyRefresh, first_vector
+from memprof.methods.parts.projection import basis_shape, is_tall, low_rank_shape, project, top_subspace
 from memprof.optimizer import Group, KeepsDtypes, MatrixOptimizer
 
 

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from memprof.anchor import AnchoredLinear, anchor
 from memprof.method import Weight, replace_matrices
-from memprof.methods.integers import Integers, Packed
+from memprof.methods.parts.anchor import AnchoredLinear, anchor
+from memprof.methods.parts.integers import Integers, Packed
 from memprof.walk import LinearWalk
 
 

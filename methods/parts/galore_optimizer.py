@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from memprof.method import Weight, groups
-from memprof.methods.galore_inner import Inner
-from memprof.methods.sides import Projection
+from memprof.methods.parts.galore_inner import Inner
+from memprof.methods.parts.sides import Projection
 from memprof.optimizer import Group, KeepsDtypes, MatrixOptimizer
 
 

@@ -16,7 +16,14 @@ import torch
 from torch import Tensor
 
 from memprof.method import Weight
-from memprof.methods.projection import copy_bytes, is_tall, longer_side, refresh_bytes, top_subspace, wide_itemsize
+from memprof.methods.parts.projection import (
+    copy_bytes,
+    is_tall,
+    longer_side,
+    refresh_bytes,
+    top_subspace,
+    wide_itemsize,
+)
 
 SIDES = ("std", "reverse_std", "left", "right", "full")
 BASIS, RIGHT_BASIS = "basis", "right_basis"

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from memprof import nf4
+from memprof.methods.parts import nf4
 
 CPU = torch.device("cpu")
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from memprof import blockwise
-from memprof.blockwise import BLOCK, CODES, Maps, adam8bit_, new_moments
 from memprof.ledger import Ledger
+from memprof.methods.parts import blockwise
+from memprof.methods.parts.blockwise import BLOCK, CODES, Maps, adam8bit_, new_moments
 from memprof.optimizer import PIECE, MethodOptimizer, step_tensor, with_grad
 
 CPU = torch.device("cpu")

@@ -15,11 +15,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from memprof import blockwise
 from memprof.method import Footprint, Weight
 from memprof.methods.adafactor import FP32_BYTES, Adafactor, clip_factor, decay_moments_, new_state, normalised
 from memprof.methods.adafactor import update_weights_ as adafactor_
-from memprof.methods.galore_inner import AdamWInner, Inner, State
+from memprof.methods.parts import blockwise
+from memprof.methods.parts.galore_inner import AdamWInner, Inner, State
 from memprof.optimizer import Group
 
 

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from memprof.method import Weight
-from memprof.methods.integers import Integers, Packed
-from memprof.methods.projection import refresh_bytes, wide_itemsize
+from memprof.methods.parts.integers import Integers, Packed
+from memprof.methods.parts.projection import refresh_bytes, wide_itemsize
 
 BASIS, SCALE, ZERO = "basis", "basis_scale", "basis_zero"
 

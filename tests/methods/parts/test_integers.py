@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from memprof.ledger import Ledger
-from memprof.methods.integers import Integers, Packed
+from memprof.methods.parts.integers import Integers, Packed
 
 DTYPES = [torch.float32, torch.bfloat16]
 

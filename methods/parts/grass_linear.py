@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from memprof.anchor import AnchoredLinear, anchor
-from memprof.draws import generator
 from memprof.method import Weight
+from memprof.methods.parts.anchor import AnchoredLinear, anchor
+from memprof.methods.parts.draws import generator
 from memprof.walk import LinearWalk
 
 INT32_BYTES, FP32_BYTES = 4, 4

@@ -21,7 +21,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from memprof.methods.projection import is_tall
+from memprof.methods.parts.projection import is_tall
 
 State = dict[str, Any]
 

@@ -1,0 +1,1 @@
+"""What methods are made of and share: bases and their sides, quantised tensors, restarts, limiters, anchors."""

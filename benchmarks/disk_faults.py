@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from benchmarks.program import Program, program
+from benchmarks.program import METHODS, program
 from benchmarks.row import Row
 from memprof.errors import MemprofError
 from memprof.run_file import RECORDS, load
@@ -30,14 +30,25 @@ def torn_files(folder: Path) -> Iterator[Row]:
         store = RunStore.create(copy.parent, resume=True)
         lost += max(0, whole[:end].count(b"\n") - 1 - sum(record in finished for record in store.load()))
         store.close()
-    yield Row("records.jsonl cut at 400 places, then continued", 4, lost, 0, 0, "a torn last line is left out")
+    cells = len(finished)
+    yield Row(
+        fault="records.jsonl cut at 400 places, then continued", before=cells, lost=lost,
+        message="a torn last line is left out", says="a torn",
+    )  # fmt: skip
     refused = sum(_is_refused(copy, whole, rng.randrange(len(whole)), rng.randrange(256)) for _ in range(400))
     text = f"{refused} refused with their line, {400 - refused} still a run; no other error"
-    yield Row("one byte of records.jsonl put wrong, 400 times", 4, None, 0, None, text)
+    says = r"[1-9]\d* refused with their line, [1-9]\d* still a run; no other error$"
+    yield Row(fault="one byte of records.jsonl put wrong, 400 times", before=cells, message=text, says=says)
     lines = whole.splitlines(keepends=True)
-    (run.folder / RECORDS).write_bytes(b"".join([*lines[:2], lines[2][:99] + b"\n", *lines[3:]]))
-    again = Program(run.folder, [*run.arguments, "--resume"]).start()
-    yield Row("a line in the middle of records.jsonl torn", 4, 0, 0, again.wait(), again.said())
+    torn = b"".join([*lines[:1], lines[1][:99] + b"\n", *lines[2:]])
+    (run.folder / RECORDS).write_bytes(torn)
+    again = run.continued()
+    changed = (run.folder / RECORDS).read_bytes() != torn
+    yield Row(
+        fault="a line in the middle of records.jsonl torn", before=cells - 1, lost=changed * (cells - 1),
+        children=again.left(), code=again.code, message=again.said(),
+        wanted=2, says=r"memprof: run/records.jsonl:2 is not JSON; the run is damaged there; without that line",
+    )  # fmt: skip
 
 
 def _is_refused(file: Path, whole: bytes, place: int, byte: int) -> bool:
@@ -65,13 +76,17 @@ def full_disk(folder: Path) -> Iterator[Row]:
         name, disk = f"the disk is full when {what} (a tmpfs of {size} KiB)", folder / f"{size}"
         with small_disk(disk, f"{size}k") as why_not:
             if why_not:
-                yield Row(name, message=why_not, skipped=True)
+                yield Row(fault=name, message=why_not, skipped=True)
                 continue
-            run = program(folder / "outside")
+            run = program(folder / f"outside{size}")
             run.folder = disk
             code, kept, told = run.start().wait(), run.records(), run.said()
             subprocess.run(["mount", "-o", "remount,size=64m", str(disk)], check=True)
-            again = Program(disk, [*run.arguments, "--resume"]).start()
-            whole = again.wait() == 0 and all(record.status == "ok" for record in again.records())
+            again = run.continued()
+            whole = again.code == 0 and len(again.records()) == len(METHODS)
             lost = sum(record not in again.records() for record in kept)
-            yield Row(name, len(kept), lost, run.left(), code, told if whole else f"NOT CONTINUED: {again.said()}")
+            message = told if whole else f"NOT CONTINUED: {again.said()}"
+            yield Row(
+                fault=name, before=len(kept), lost=lost, children=run.left() + again.left(), code=code, message=message,
+                wanted=2, says=rf"memprof: no space left in {size}; make some and go on with --resume$",
+            )  # fmt: skip

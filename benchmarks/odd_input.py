@@ -11,6 +11,7 @@ from typing import Any
 
 from memprof.api import compare
 from memprof.catalogue import METHODS
+from memprof.run_file import Maker
 from memprof.shapes import BOUNDS
 from memprof.store import RunStore
 
@@ -66,7 +67,7 @@ def scratched(rng: Rng, data: bytes) -> bytes:
 def stored() -> bytes:
     """A run as it lies on the disk."""
     with tempfile.TemporaryDirectory() as folder:
-        store = RunStore.create(Path(folder) / "run", environment={"torch": "2.11"})
+        store = RunStore.create(Path(folder) / "run", maker=Maker({"torch": "2.11"}))
         for record in compare(["9m"], ["adamw", "galore"], num_layers=1, vocab_size=32, batch_size=1, seq_len=8):
             store.append(record)
         return store.records.read_bytes()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import selectors
 import subprocess
 import sys
@@ -28,6 +29,20 @@ TICK, SOON = 1.0, 0.05
 """seconds between looks at whether a child is gone: where its pipe should tell, and where it has closed it"""
 NOT_COUNTED = OomKills(None)
 NO_ANSWER = "the measuring process gave no usable answer"
+START = """
+import sys
+from importlib.machinery import PathFinder
+from importlib.util import module_from_spec
+spec = PathFinder.find_spec("memprof", [sys.argv.pop(1)])
+sys.modules["memprof"] = package = module_from_spec(spec)
+spec.loader.exec_module(package)
+from memprof.worker import main
+main()
+"""
+"""starts a worker of this very package and puts no folder on the path: neither the current one, whose `types.py` would
+hide Python's, nor the one in which memprof is installed, which belongs after Python's own"""
+QUOTED_PATH = re.compile(r"(['\"])~?/[^'\"]*/(?=[^'\"/]*\1)")
+PATH = re.compile(r"(?:(?<![\w./])|(?<=file://))~?(?:/[^\s/'\":]+)+/")
 
 
 class CellError(Exception):
@@ -39,7 +54,11 @@ class CellError(Exception):
 
 
 def one_line(text: str) -> str:
-    return " ".join(text.split())[:MAX_REASON]
+    """What others said, as a record may keep it: short, and without the folders of this machine."""
+    line = " ".join(text.split())[: 10 * MAX_REASON]
+    home = re.escape(str(Path("~").expanduser()))
+    line = re.sub(rf"(?<![\w./]){home}(?![\w.-])", "~", line) if len(home) > 1 else line
+    return PATH.sub(".../", QUOTED_PATH.sub(r"\1.../", line))[:MAX_REASON]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,13 +98,11 @@ def ask_child(request: Mapping[str, Any], timeout: float) -> Reply:
 
 def _start() -> subprocess.Popen[bytes]:
     root = str(Path(__file__).resolve().parent.parent)
-    path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
     return subprocess.Popen(
-        [sys.executable, "-m", "memprof.worker", str(os.getpid())],
+        [sys.executable, "-P", "-c", START, root, str(os.getpid())],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        env=os.environ | {"PYTHONPATH": path},
     )
 
 

@@ -1,4 +1,4 @@
-"""Ctrl-C and termination: an exception that stops the program, where that does no harm and nobody swallows it.
+"""Ctrl-C, termination and hangup: an exception that stops the program, where that does no harm and nobody swallows it.
 
 Python drops what is raised inside a weakref callback or a destructor, and a trace has thousands of those; and a record
 that is half on the disk must get there whole. So a signal is also remembered.
@@ -13,13 +13,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 AGAIN = 0.02
 """seconds after which what was swallowed is raised again"""
 
 
 class Interrupted(BaseException):
-    """Ctrl-C or a termination. A kind of our own, since typer makes what it likes of KeyboardInterrupt."""
+    """Ctrl-C, a termination or a hangup. A kind of our own, since typer makes what it likes of KeyboardInterrupt."""
 
 
 @dataclass(slots=True)
@@ -33,8 +33,12 @@ _state = _State()
 
 @contextmanager
 def listening() -> Iterator[None]:
-    """Take over the signals that end a program, and give them back at the end."""
-    numbers = (*SIGNALS, signal.SIGALRM)
+    """Take over the signals that end a program, and give them back at the end.
+
+    Not those that are ignored already: `nohup` means what it says, and so does a script that starts us with `&`.
+    """
+    heard = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+    numbers = (*heard, signal.SIGALRM)
     before, hook = [signal.getsignal(number) for number in numbers], sys.unraisablehook
     try:
         for number in numbers:
@@ -47,6 +51,11 @@ def listening() -> Iterator[None]:
             signal.signal(number, handler or signal.SIG_DFL)
         sys.unraisablehook = hook
         _state.asked, _state.holding = False, 0
+
+
+def stopping() -> bool:
+    """Whether a signal has come."""
+    return _state.asked
 
 
 def check() -> None:

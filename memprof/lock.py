@@ -16,6 +16,7 @@ class FileLock:
     """Held from the start until `release`, or until nobody holds this object. Makes the file if it is not there."""
 
     def __init__(self, file: Path) -> None:
+        self._descriptor = -1  # so that a file that cannot be opened leaves nothing to release
         self._descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

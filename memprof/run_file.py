@@ -6,8 +6,9 @@ import errno
 import json
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,26 @@ from memprof.errors import MemprofError
 from memprof.record import SCHEMA_VERSION, Record
 
 RECORDS = "records.jsonl"
+MAX_FILE = 2**28
+"""bytes of a stored run; a record takes about 4,000"""
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Maker:
+    """What made a run, beside its scenarios: the header of its file."""
+
+    environment: Mapping[str, Any] = field(default_factory=dict)
+    """versions, machine and device; no host, no user, no path"""
+    steps: int | None = None
+    """timed steps; None where nothing is measured"""
+
+    def header(self) -> dict[str, Any]:
+        return {"schema_version": SCHEMA_VERSION, "environment": dict(self.environment), "steps": self.steps}
+
+    def facts(self) -> dict[str, Any]:
+        """The steps first: they are what a command line changes most easily."""
+        return {"steps": self.steps, **self.environment}
 
 
 def load(path: str | Path) -> list[Record]:
@@ -27,8 +47,13 @@ def load(path: str | Path) -> list[Record]:
 
 def read_environment(path: str | Path) -> dict[str, Any]:
     """What the run says of the machine and versions; the last word where a run was resumed."""
+    return dict(read_maker(path).environment)
+
+
+def read_maker(path: str | Path) -> Maker:
+    """What made the run, by its last header; a run without one does not say."""
     headers = [value for place, value in _lines(_file(path)) if _is_header(place, value)]
-    return dict(headers[-1].get("environment") or {}) if headers else {}
+    return Maker(headers[-1].get("environment") or {}, headers[-1].get("steps")) if headers else Maker()
 
 
 def _file(path: str | Path) -> Path:
@@ -42,14 +67,26 @@ def _file(path: str | Path) -> Path:
 def _lines(file: Path) -> Iterator[tuple[str, Any]]:
     """Each line with its place. A last line that was cut short is left out: its cell simply runs again."""
     with disk(file.parent, "read"):
-        lines = [(number, line) for number, line in enumerate(file.read_bytes().split(b"\n"), 1) if line.strip()]
+        lines = [(number, line) for number, line in enumerate(_bounded(file).split(b"\n"), 1) if line.strip()]
     for position, (number, line) in enumerate(lines, 1):
         try:
             yield f"{file}:{number}", json.loads(line)
         except (ValueError, RecursionError):
             if position < len(lines):
-                raise MemprofError(f"{file}:{number} is not JSON; the run is damaged there") from None
+                raise MemprofError(
+                    f"{file}:{number} is not JSON; the run is damaged there; without that line it is sound, and its "
+                    "cell runs again with --resume"
+                ) from None
             _log.warning("%s:%d: the last record was cut short and is left out", file, number)
+
+
+def _bounded(file: Path) -> bytes:
+    with file.open("rb") as opened:
+        if os.fstat(opened.fileno()).st_size <= MAX_FILE:
+            content = opened.read(MAX_FILE + 1)
+            if len(content) <= MAX_FILE:
+                return content
+    raise MemprofError(f"{file} is larger than any run ({MAX_FILE} bytes)")
 
 
 def mend(file: Path) -> None:
@@ -75,6 +112,9 @@ def _is_header(place: str, value: Any) -> bool:
         raise MemprofError(f"{place}: schema {value['schema_version']!r}; this memprof reads schema {SCHEMA_VERSION}")
     if not isinstance(value.get("environment"), dict | None):
         raise MemprofError(f"{place}: the environment is not a table of facts")
+    steps = value.get("steps")
+    if not isinstance(steps, int | None) or isinstance(steps, bool):
+        raise MemprofError(f"{place}: the steps are not a number")
     return True
 
 

@@ -34,6 +34,8 @@ IN_PROCESS = "in-process"
 """flag of a cell that was measured in the calling process, beside all that this one holds; nothing bounds its time"""
 MEASURED_HERE = "measured in the calling process: a method of your own is not sent to one of its own"
 DIVERGED = "the loss is not finite: the training diverged"
+NO_ROOM = ("can't allocate memory", "out of memory", "_alloc_failed")
+"""how torch says so where it has no `OutOfMemoryError`: its CPU allocator, a CUDA call, cuBLAS and cuSOLVER"""
 
 
 def run_cell(
@@ -96,7 +98,7 @@ def guarded_measure(scenario: Scenario, steps: int, headroom: Headroom) -> Measu
     except MemoryError:
         raise CellError("oom", "the host has no memory left") from None
     except RuntimeError as error:
-        status = "oom" if "can't allocate memory" in str(error) else "crashed"
+        status = "oom" if any(words in str(error).lower() for words in NO_ROOM) else "crashed"
         raise CellError(status, one_line(str(error))) from None
     except UnsupportedError as error:
         raise CellError("unsupported", one_line(str(error))) from None
@@ -114,7 +116,12 @@ def measure_in_child(scenario: Scenario, steps: int, timeout: float, headroom: H
 
 def describe_device(kind: str) -> dict[str, Any]:
     """What the device is called, asked in a child: here, the question alone would set up a context on a GPU."""
-    reply = ask_child({"describe": kind}, DESCRIBE_TIMEOUT)
+    try:
+        reply = ask_child({"describe": kind}, DESCRIBE_TIMEOUT)
+    except CellError:
+        raise UnsupportedError(
+            f"device {kind} gives no answer that can be used within {DESCRIBE_TIMEOUT:g} s"
+        ) from None
     try:
         return dict(json.loads(reply.answer)["described"])
     except (ValueError, KeyError, TypeError):

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from memprof.durable import sync_folder
 from memprof.errors import MemprofError, NothingToDoError
 from memprof.lock import FileLock
-from memprof.record import SCHEMA_VERSION, Record
-from memprof.run_file import RECORDS, disk, load, mend, read_environment
+from memprof.record import Record
+from memprof.resume import check_maker, check_scenarios
+from memprof.run_file import RECORDS, Maker, disk, load, mend, read_maker
 
 RENDERED = ("records.csv", "table.md", "memory.png", "memory.svg", "tradeoff.png", "tradeoff.svg")
 """what `render` makes of them"""
@@ -32,27 +34,50 @@ class RunStore:
         path: str | Path,
         force: bool = False,
         resume: bool = False,
-        environment: Mapping[str, Any] | None = None,
-        planned: Collection[str] = (),
+        maker: Maker | None = None,
+        planned: Sequence[Record] = (),
     ) -> RunStore:
         """A folder ready for `append` until `close`, or until nobody holds the store.
 
         Refuses, before it writes anything, what neither flag allows, a folder that another process writes to, and to
-        continue a run with none of the cells that are `planned`, where these are given.
+        continue a run that does not go together with its `maker` and the records `planned`, where these are given.
         """
         given = Path(path)
-        started = _check(given, force, resume, planned)
+        _check_place(given, force, resume)
         with disk(given):
             given.mkdir(parents=True, exist_ok=True)
             store = cls(given, FileLock(given / RECORDS))
-            if started and resume:
-                mend(store.records)
-                if dict(environment or {}) != read_environment(store.path):
-                    store._write(_header(environment))
-            else:
-                _clear(store.path)
-                store._write(_header(environment))
+            try:
+                store._begin(force, resume, maker, planned)
+            except BaseException:
+                store.close()
+                raise
         return store
+
+    def _begin(self, force: bool, resume: bool, maker: Maker | None, planned: Sequence[Record]) -> None:
+        """Looks again, now that nobody else writes: what is there may have come since."""
+        started = self.records.stat().st_size > 0
+        if started and not force and not resume:
+            raise _is_taken(self.path, resume)
+        if started and resume:
+            self._go_on(maker, planned)
+        else:
+            os.truncate(self.records, 0)
+            _clear(self.path, RENDERED)
+            self._write((maker or Maker()).header())
+        _clear(self.path, [file.name for name in RENDERED for file in self.path.glob(f".unfinished-*-{name}")])
+        for folder in (self.path, self.path.absolute().parent):
+            sync_folder(folder)
+
+    def _go_on(self, maker: Maker | None, planned: Sequence[Record]) -> None:
+        stored = load(self.path)  # a run of another schema must not be continued
+        check_scenarios(self.path, stored, planned)
+        then = read_maker(self.path)
+        if maker is not None:
+            check_maker(self.path, stored, then, maker)
+        mend(self.records)
+        if maker is not None and then != maker:
+            self._write(maker.header())
 
     @property
     def records(self) -> Path:
@@ -102,35 +127,25 @@ def render(path: str | Path, records: Sequence[Record] | None = None, **options:
         return files.write(folder, records, **options)
 
 
-def _check(path: Path, force: bool, resume: bool, planned: Collection[str]) -> bool:
-    """Whether a run was started here; an error where the flags do not allow what is found."""
+def _check_place(path: Path, force: bool, resume: bool) -> None:
+    """An error where the flags do not allow what is found."""
     if force and resume:
         raise MemprofError("--force starts over and --resume continues; give one of them")
     with disk(path):
         if path.exists() and not path.is_dir():
             raise MemprofError(f"{path} is a file; a run needs a folder of its own")
         started = (path / RECORDS).exists()
-        if started and resume:
-            found = load(path)  # a run of another schema must not be continued
-            if found and planned and not any(record.id in planned for record in found):
-                whose = "its only cell is not" if len(found) == 1 else f"none of its {len(found)} cells is"
-                raise MemprofError(
-                    f"the run {path} is of other scenarios: {whose} asked for here; "
-                    "repeat the options it was made with, or use --force to start over"
-                )
-        elif path.exists() and not force and any(path.iterdir()):
-            what = "holds other files than a run" if resume else "is not empty"
-            ways = "--force to write there all the same" if resume else "--force to start over or --resume to continue"
-            raise MemprofError(f"the folder {path} {what}; use {ways}")
-    return started
+        if not force and not (started and resume) and path.exists() and any(path.iterdir()):
+            raise _is_taken(path, resume)
 
 
-def _clear(path: Path) -> None:
+def _is_taken(path: Path, resume: bool) -> MemprofError:
+    what = "holds other files than a run" if resume else "is not empty"
+    ways = "--force to write there all the same" if resume else "--force to start over or --resume to continue"
+    return MemprofError(f"the folder {path} {what}; use {ways}")
+
+
+def _clear(path: Path, names: Iterable[str]) -> None:
     """What an earlier run left, and nothing else. The records' file stays, for the lock is on it."""
-    os.truncate(path / RECORDS, 0)
-    for name in RENDERED:
+    for name in names:
         (path / name).unlink(missing_ok=True)
-
-
-def _header(environment: Mapping[str, Any] | None) -> dict[str, Any]:
-    return {"schema_version": SCHEMA_VERSION, "environment": dict(environment or {})}

@@ -15,12 +15,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from memprof.diff import Tolerance, diff, read_run
+import memprof.diff.read
+from memprof.diff import Tolerance, diff, read_run, read_runs
 from memprof.diff.judge import judge_speed
 from memprof.difference import BYTES, SPEED, STATUS, Difference, Run
 from memprof.errors import MemprofError, NothingToDoError
 from memprof.record import Interval, Measured, Record, Trace, document
 from memprof.report.diff import markdown, render
+from memprof.run_file import Maker
 from memprof.store import RunStore
 
 ROOT = Path(__file__).parents[1]
@@ -104,7 +106,9 @@ def test_tolerances_are_exact() -> None:
     assert not Tolerance.parse("0.1%").allows(huge, huge + huge // 1000 + 1)
 
 
-@pytest.mark.parametrize("text", ["", "1", "0.5", "-1%", "1e3%", "64 mib", "%", "nan%", "1%%", "9" * 500 + "B"])
+@pytest.mark.parametrize(
+    "text", ["", "1", "0.5", "-1%", "1e3%", "64 mib", "\u0662%", "%", "nan%", "1%%", "9" * 500 + "B"]
+)
 def test_a_bare_or_odd_tolerance_is_refused(text: str) -> None:
     with pytest.raises(MemprofError, match="0.5% or 64MiB"):
         Tolerance.parse(text)
@@ -120,6 +124,7 @@ def interval(low: float, high: float) -> Interval:
         ((9, 11), (12, 13), "0", "improved"),
         ((12, 13), (9, 11), "0", "worse"),
         ((9, 11), (10, 12), "0", "inconclusive"),
+        ((10, 12), (9, 11), "0", "inconclusive"),
         ((9, 11), (11, 12), "0", "inconclusive"),
         ((9, 11), (9, 11), "0", "same"),
         ((100, 101), (102, 103), "5%", "same"),
@@ -140,6 +145,55 @@ def test_a_disturbed_speed_proves_nothing() -> None:
     assert judged(record(speed=SPEED_OF), record(speed=fast))[SPEED] == "improved"
     assert judged(record(speed=SPEED_OF, flags=("throttled",)), record(speed=fast))[SPEED] == "inconclusive"
     assert judged(record(speed=SPEED_OF), record(speed=fast, flags=("host-bound",)))[SPEED] == "improved"
+
+
+FAST = Interval(median=30.0, low=29.0, high=31.0)
+
+
+@pytest.mark.parametrize("fact", ["gpu", "threads", "platform"])
+def test_another_machines_speed_proves_nothing(fact: str) -> None:
+    one, other = (run(record(speed=speed), **{fact: str(speed.low)}) for speed in (SPEED_OF, FAST))
+    (found,) = [figure for _, figure in diff(one, other).figures() if figure.key == SPEED]
+    assert (found.verdict, found.note) == ("inconclusive", f"{fact} 9.0 before, 29.0 after")
+    assert verdicts(diff(one, run(record(speed=FAST), **{fact: "9.0"})))[SPEED] == "improved"
+    assert verdicts(diff(one, run(record(speed=FAST))))[SPEED] == "improved"  # it does not say
+
+
+@pytest.mark.parametrize(("steps", "verdict"), [(5, "inconclusive"), (6, "improved"), (None, "improved")])
+def test_an_interval_of_few_steps_proves_nothing(steps: int | None, verdict: str) -> None:
+    one, other = run(record(speed=SPEED_OF)), dataclasses.replace(run(record(speed=FAST)), steps=steps)
+    assert verdicts(diff(one, other))[SPEED] == verdict
+    assert verdicts(diff(other, other))[SPEED] == "same"
+
+
+def test_speed_can_be_left_out() -> None:
+    one, other = run(record(speed=SPEED_OF, status="oom")), run(record(speed=FAST, peak=461))
+    found = verdicts(diff(one, other, speed=False))
+    assert SPEED not in found and (found["peak"], found[STATUS]) == ("worse", "improved")
+
+
+def test_a_file_that_is_larger_than_any_run_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "big.json"
+    with file.open("wb") as big:
+        big.truncate(1001)  # sparse: nothing is on the disk
+    monkeypatch.setattr(memprof.diff.read, "MAX_FILE", 1000)
+    with pytest.raises(MemprofError, match=r"big.json is larger than any run \(1000 bytes\)"):
+        read_run(file)
+
+
+def test_what_is_no_run_at_all_is_not_called_damaged(tmp_path: Path) -> None:
+    (tmp_path / "memprof.toml").write_text("[defaults]\n")
+    with pytest.raises(MemprofError, match="is no run: neither records.jsonl nor a document of compare --json"):
+        read_run(tmp_path / "memprof.toml")
+
+
+def test_two_runs_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    for name in ("old", "new"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "base.json").write_text(document([record()], {}))
+    old, new = tmp_path / "old" / "base.json", tmp_path / "new" / "base.json"
+    assert [each.name for each in read_runs(old, new)] == ["old/base.json", "new/base.json"]
+    assert [each.name for each in read_runs(old, old)] == ["base.json (before)", "base.json (after)"]
 
 
 @pytest.mark.parametrize(
@@ -250,7 +304,7 @@ def test_environments_are_compared() -> None:
 
 def test_every_form_of_a_run_reads_alike(tmp_path: Path) -> None:
     records, environment = [record("a"), record("b", in_scenario=scenario("lora"), speed=SPEED_OF)], {"torch": "2.12"}
-    store = RunStore.create(tmp_path / "before", environment=environment)
+    store = RunStore.create(tmp_path / "before", maker=Maker(environment))
     for each in records:
         store.append(each)
     (tmp_path / "baseline.json").write_text(document(records, environment))

@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 import memprof.child
-from memprof.interrupt import Interrupted, check, held, listening
+from memprof.interrupt import SIGNALS, Interrupted, check, held, listening, stopping
 
 
 class Thing:
@@ -29,11 +29,16 @@ def struck(*_: object) -> None:
 
 @pytest.fixture(autouse=True)
 def _signals() -> Iterator[None]:
-    before = [signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM), sys.unraisablehook]
+    """Whoever started these tests may have had some ignored: a script does, with `&`."""
+    given = {number: signal.signal(number, signal.SIG_DFL) for number in SIGNALS}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    before = [*map(signal.getsignal, SIGNALS), sys.unraisablehook]
     with listening():
         yield
-    assert [signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM), sys.unraisablehook] == before
+    assert [*map(signal.getsignal, SIGNALS), sys.unraisablehook] == before
     check()
+    for number, handler in given.items():
+        signal.signal(number, handler)
 
 
 def busy(seconds: float) -> None:
@@ -45,6 +50,26 @@ def busy(seconds: float) -> None:
 def test_a_signal_stops_the_program() -> None:
     with pytest.raises(Interrupted):
         struck()
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_each_of_the_signals_does(number: signal.Signals) -> None:
+    assert {signal.SIGINT, signal.SIGTERM, signal.SIGHUP} == set(SIGNALS)
+    with pytest.raises(Interrupted):
+        os.kill(os.getpid(), number)
+        busy(0.01)
+    assert stopping()
+
+
+def test_what_is_ignored_stays_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `nohup` leaves a hangup."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with listening():
+        os.kill(os.getpid(), signal.SIGHUP)
+        busy(0.01)
+        assert not stopping()
+    assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def test_a_signal_inside_a_weakref_callback_is_not_lost(capfd: pytest.CaptureFixture[str]) -> None:

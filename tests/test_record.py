@@ -105,6 +105,8 @@ BROKEN: list[tuple[tuple[str, ...], Any]] = [
     (("trace", "peak_by_category", "extra"), None),
     (("measured", "examples_per_second"), 3.0),
     (("measured", "examples_per_second"), {"median": 1.0}),
+    (("trace", "peak"), 14),
+    (("trace", "peak_by_category", "extra"), 2),
 ]
 
 
@@ -174,6 +176,16 @@ def test_any_json_but_a_record_is_refused(value: Any) -> None:
     [
         ("examples_per_second", {"median": "fast", "low": 1.0, "high": 2.0}),
         ("examples_per_second", {"median": float("nan"), "low": 1.0, "high": 2.0}),
+        ("examples_per_second", {"median": -5, "low": 10, "high": -20}),
+        ("examples_per_second", {"median": 3.0, "low": 1.0, "high": 2.0}),
+        ("examples_per_second", {"median": 1.0, "low": 1.5, "high": 2.0}),
+        ("examples_per_second", {"median": 1.0, "low": 0, "high": 2.0}),
+        ("examples_per_second", {"median": True, "low": True, "high": True}),
+        ("examples_per_second", {"median": 1.0, "low": 1.0, "high": 1.0, "mean": 1.0}),
+        ("tokens_per_second", -1.0),
+        ("joules_per_example", -1.0),
+        ("step_seconds", {"forward": -3}),
+        ("peak", 0),
         ("tokens_per_second", float("inf")),
         ("loss_first", float("nan")),
         ("step_seconds", [1.0]),
@@ -198,12 +210,35 @@ def test_a_measurement_with_a_figure_of_another_kind_is_refused(key: str, value:
 
 @pytest.mark.parametrize(
     "change",
-    [{"hyperparameters": "|"}, {"hyperparameters": [1]}, {"lr": float("inf")}, {"seed": 10**400}],
-    ids=["text", "list", "inf", "digits"],
+    [
+        {"hyperparameters": "|"},
+        {"hyperparameters": [1]},
+        {"lr": float("inf")},
+        {"seed": 10**400},
+        {"x": json.loads("[" * 4 + "]" * 4)},
+        {"x": json.loads('{"a":' * 4 + "1" + "}" * 4)},
+        {"x": json.loads("[" * 500 + "]" * 500)},
+    ],
+    ids=["text", "list", "inf", "digits", "lists", "tables", "deep"],
 )
 def test_a_scenario_that_cannot_be_shown_or_written_is_refused(change: dict[str, object]) -> None:
     scenario = {"model": "1b", "method": "adamw", "hyperparameters": {}}
     good = Record(id="0" * 12, scenario=scenario).to_dict()
-    assert Record.from_dict(good).method == "adamw"
+    assert Record.from_dict(good | {"scenario": scenario | {"x": [[[1]]]}}).method == "adamw"
     with pytest.raises(MemprofError, match="not a memprof record"):
         Record.from_dict(good | {"scenario": scenario | change})
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("formula", {}, "'param' is missing"),
+        ("flags", 3, "a value is of another kind"),
+        ("status", "fine", "status 'fine'"),
+        ("trace", {**MEMORY, "peak": 16}, "peak_by_category sums to 15 and the peak is 16"),
+    ],
+)
+def test_what_is_wrong_is_said_in_words(key: str, value: object, said: str) -> None:
+    with pytest.raises(MemprofError) as error:
+        Record.from_dict(RECORD.to_dict() | {key: value})
+    assert str(error.value) == f"not a memprof record of schema 1: {said}"

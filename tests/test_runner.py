@@ -168,7 +168,7 @@ import os, sys, time
 if os.fork() == 0:
     os.close({closed})
     open({str(pid)!r}, "w").write(str(os.getpid()))
-    time.sleep(600)
+    time.sleep(60)
 while not os.path.exists({str(pid)!r}) or not os.path.getsize({str(pid)!r}):
     time.sleep(0.01)
 print({ANSWER!r}, flush=True)
@@ -222,12 +222,12 @@ def test_a_flood_without_end_is_cut_off_at_once(child: Any) -> None:
 
 
 def test_a_child_that_hangs_after_its_answer_is_a_timeout(child: Any) -> None:
-    error = child(f"import os, time; print({ANSWER!r}, flush=True); os.close(1); time.sleep(600)", timeout=3.0)
+    error = child(f"import os, time; print({ANSWER!r}, flush=True); os.close(1); time.sleep(60)", timeout=3.0)
     assert isinstance(error, CellError) and error.status == "timeout"
 
 
 def test_a_hanging_child_is_killed_and_none_is_left(child: Any, tmp_path: Path) -> None:
-    code = f"import os, time; open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid())); time.sleep(600)"
+    code = f"import os, time; open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid())); time.sleep(60)"
     error = child(code, timeout=3.0)
     assert isinstance(error, CellError) and error.status == "timeout"
     assert "within 3 s" in str(error) and "--timeout" in str(error)
@@ -238,6 +238,14 @@ def test_a_hanging_child_is_killed_and_none_is_left(child: Any, tmp_path: Path) 
     ("raised", "status", "said"),
     [
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 9 bytes"), "oom", "9 bytes"),
+        (
+            torch.AcceleratorError("CUDA error: out of memory\nCUDA kernel errors might be"),
+            "oom",
+            "error: out of memory",
+        ),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), "oom", "ALLOC"),
+        (RuntimeError("cusolver error: CUSOLVER_STATUS_ALLOC_FAILED, when calling"), "oom", "cusolver"),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling"), "crashed", "EXECUTION_FAILED"),
         (torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2 GiB"), "oom", "memory. Tried"),
         (MemoryError(), "oom", "no memory left"),
         (RuntimeError("size mismatch"), "crashed", "size mismatch"),
@@ -363,3 +371,45 @@ def test_a_scenario_survives_the_journey_to_a_child(method: str) -> None:
 def test_one_line_by_hand() -> None:
     assert one_line("  a\n\tb  c\r\n") == "a b c"
     assert len(one_line("x" * 10_000)) == MAX_REASON
+
+
+@pytest.mark.parametrize(
+    ("said", "kept"),
+    [
+        (
+            "No such file or directory: '/home/alice/secret-project/data.bin'",
+            "No such file or directory: '.../data.bin'",
+        ),
+        ('File "/home/alice/my project/x.py", line 3, in f', 'File ".../x.py", line 3, in f'),
+        ("ImportError: /home/alice/.venv/lib/libtorch.so: cannot open", "ImportError: .../libtorch.so: cannot open"),
+        ("looked in /home/alice/a:/home/alice/b/c", "looked in ~/a:.../c"),
+        ("not writable: '/home/alice'", "not writable: '~'"),
+        ("in /home/alice, or ~/secret/x.py", "in ~, or .../x.py"),
+        ("in /home/alicent/x", "in .../x"),
+        ("file:///home/alice/x", "file://.../x"),
+        ("see https://pytorch.org/docs/stable/x.html for more", "see https://pytorch.org/docs/stable/x.html for more"),
+        ("1/2 of 3 GiB/s, aten::mul and/or add", "1/2 of 3 GiB/s, aten::mul and/or add"),
+        ("src/aten/x.cpp:127", "src/aten/x.cpp:127"),
+    ],
+)
+def test_a_reason_tells_no_folder_of_this_machine(monkeypatch: pytest.MonkeyPatch, said: str, kept: str) -> None:
+    monkeypatch.setenv("HOME", "/home/alice")
+    assert one_line(said) == kept
+
+
+def test_what_a_child_says_of_its_files_is_kept_without_their_folders(child: Any, tmp_path: Path) -> None:
+    error = child(f"open({str(tmp_path / 'none' / 'data.bin')!r})")
+    assert isinstance(error, CellError) and "data.bin" in str(error)
+    assert str(tmp_path) not in str(error) and tmp_path.name not in str(error)
+
+
+@pytest.mark.parametrize(
+    "code", ["import time; time.sleep(60)", "while True: print('x' * 100_000)"], ids=["hangs", "floods"]
+)
+def test_a_device_that_does_not_say_what_it_is_cannot_be_used(
+    child: Any, monkeypatch: pytest.MonkeyPatch, code: str
+) -> None:
+    child(code, timeout=1.0)
+    monkeypatch.setattr(memprof.runner, "DESCRIBE_TIMEOUT", 1.0)
+    with pytest.raises(UnsupportedError, match=r"device cpu gives no answer that can be used within 1 s"):
+        memprof.runner.describe_device("cpu")

@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from memprof.api import plan
+from memprof.child import START
 from memprof.record import measured_from_dict
 from memprof.runner import run_cell
 from memprof.scenario import Scenario
@@ -77,31 +78,59 @@ def test_a_bad_request_has_no_answer(request_: str) -> None:
 
 
 DEPENDENT = """
-import pathlib, signal, sys
+import signal, sys, time
 from memprof.worker import OOM_SCORE, depend_on
+signal.signal(signal.SIGINT, signal.default_int_handler)
 depend_on(int(sys.argv[1]))
 print(OOM_SCORE.read_text().strip(), signal.getsignal(signal.SIGINT) == signal.SIG_IGN, flush=True)
-sys.stdin.read()
+time.sleep(60)
 """
 PARENT = """
 import os, subprocess, sys, time
-child = subprocess.Popen([sys.executable, "-c", sys.argv[1], str(os.getpid())], stdin=subprocess.PIPE)
+child = subprocess.Popen([sys.executable, "-c", sys.argv[1], str(os.getpid())])
 print(child.pid, flush=True)
-time.sleep(600)
+time.sleep(60)
 """
 
 
 def test_a_worker_dies_with_its_parent_and_before_it_when_memory_runs_out() -> None:
-    """The parent is killed as nobody can prepare for; the child waits on a pipe that stays open here."""
+    """The parent is killed as nobody can prepare for, and the child waits for nothing that goes with it."""
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", PARENT, DEPENDENT]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as parent:
         assert parent.stdout is not None
         child = psutil.Process(int(parent.stdout.readline()))
-        assert parent.stdout.readline() == "1000 True\n"
-        parent.kill()
-    gone, left = psutil.wait_procs([child], timeout=10)
-    assert gone and not left
+        try:
+            assert parent.stdout.readline() == "1000 True\n"
+            parent.kill()
+            gone, left = psutil.wait_procs([child], timeout=10)
+            assert gone and not left
+        finally:
+            parent.kill()
+            if child.is_running():
+                child.kill()
+
+
+@pytest.mark.parametrize("name", ["dataclasses", "random", "memprof"])
+def test_a_folder_with_files_called_like_pythons_own_is_not_looked_into(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Started as the installed command is: the current folder is not on its path, and must not be on the child's."""
+    (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'owned')!r}, 'w'); raise SystemExit('owned')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    assert run_cell(scenario_of(), steps=2, timeout=120).status == "ok"
+    assert not (tmp_path / "owned").exists()
+
+
+def test_a_child_is_of_this_package_and_finds_pythons_own_modules_first(tmp_path: Path) -> None:
+    """In a folder like site-packages, beside a backport that must not take the place of what Python brings."""
+    (tmp_path / "memprof").symlink_to(ROOT / "memprof")
+    (tmp_path / "dataclasses.py").write_text("raise SystemExit('a backport')")
+    code = START.replace("main()\n", "print(sys.modules['memprof.worker'].__file__)\n")
+    command = [sys.executable, "-P", "-c", code, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert (done.stdout, done.stderr) == (f"{tmp_path / 'memprof' / 'worker.py'}\n", "")
 
 
 def test_a_worker_whose_parent_is_gone_already_does_nothing() -> None:

@@ -3,32 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
 
-from memprof.budget.baseline import Baseline
+from memprof.budget.baseline import Baseline, update_command
 from memprof.budget.config import Budget
-from memprof.budget.explain import explain, rate, value_of
+from memprof.budget.explain import explain, explain_change, other_machine, rate, value_of, why_absent
 from memprof.budget.limits import SPEED, Kind, Limit
+from memprof.diff.speed import DISTURBED
 from memprof.errors import NothingToDoError
 from memprof.record import Interval, Record
 from memprof.report.describe import plain
 
 
 class Verdict(StrEnum):
-    """PASS to the limit itself. Only FAIL and BROKEN make a check end in anything but 0."""
+    """PASS to the limit itself. Only FAIL, BROKEN and CHANGED make a check end in anything but 0."""
 
     PASS = "pass"
     FAIL = "FAIL"
     WARN = "warn"
     """slower than asked for, where speed is not gated"""
     INCONCLUSIVE = "inconclusive"
-    """the interval of the speed lies on both sides of the limit"""
+    """the interval of the speed lies on both sides of the limit, or the baseline is of another machine"""
+    CHANGED = "scenario changed"
+    """the baseline has this budget, but of another scenario"""
     NOT_MEASURED = "not measured"
     """a trace has no such figure"""
     BROKEN = "broken"
-    """the cell ran out of memory, crashed or took too long"""
+    """the cell ran out of memory, crashed or took too long, or it was measured and nobody had this figure"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +67,7 @@ def check_records(
     pairs = list(zip(budgets, records, strict=True))
     for budget, record in pairs:
         if record.status == "ok":
-            require_baseline(budget, record.id, baseline, measured=record.measured is not None)
+            require_baseline(budget, record.id, baseline, device=record.scenario.get("device"))
     return [
         _check(budget, limit, record, baseline, environment or {})
         for budget, record in pairs
@@ -73,23 +76,30 @@ def check_records(
 
 
 def require_baseline(
-    budget: Budget, record_id: str, baseline: Baseline | None, name: str = "the baseline", *, measured: bool = False
+    budget: Budget, record_id: str, baseline: Baseline | None, name: str = "the baseline", *, device: str | None = None
 ) -> None:
-    """Raise where a limit counts from a baseline and there is none for this scenario: that is never a pass."""
-    counting = [limit for limit in budget.limits if limit.needs_baseline and (measured or limit.key != SPEED)]
+    """Raise where a limit counts from a baseline that knows neither this scenario nor this budget: never a pass."""
+    counting = [limit for limit in budget.limits if limit.needs_baseline and (device or limit.key != SPEED)]
     if not counting:
         return
     if baseline is None:
         raise NothingToDoError(
             f"budget {budget.name!r}: {'.'.join(counting[0].path)} counts from {name}, which is not there; "
-            "make it with memprof check --update and commit it"
+            f"make it with {update_command(device)} and commit it"
         )
-    old = baseline.records.get(record_id)
-    if old is None or old.status != "ok":
-        raise NothingToDoError(
-            f"budget {budget.name!r}: {baseline.name} has no record of this scenario, which is new or has changed; "
-            "accept it with memprof check --update"
-        )
+    if _accepted(baseline, record_id) or baseline.former(budget.name, device):
+        return
+    what = "of this scenario, which is new or has changed"
+    if not any(record.scenario.get("device") == device for record in baseline.records.values()):
+        what = "made by trace" if device is None else f"measured on {device}"
+    raise NothingToDoError(
+        f"budget {budget.name!r}: {baseline.name} has no record {what}; accept it with {update_command(device)}"
+    )
+
+
+def _accepted(baseline: Baseline | None, record_id: str) -> Record | None:
+    found = baseline.records.get(record_id) if baseline else None
+    return found if found and found.status == "ok" else None
 
 
 def _check(
@@ -98,71 +108,91 @@ def _check(
     if record.status != "ok":
         reason = f"{record.status}: {plain(record.reason or 'no reason was given')}"
         return Check(budget=budget, limit=limit, verdict=Verdict.BROKEN, why=(reason,))
-    old = baseline.records.get(record.id) if baseline else None
-    if limit.kind in (Kind.SPEED, Kind.SPEED_RATIO):
-        return _check_speed(budget, limit, record, old, baseline)
-    actual = value_of(record, limit.key)
+    speed = _speed(record)
+    actual = value_of(record, limit.key) if limit.key != SPEED else speed.median if speed else None
     if actual is None:
         return _not_measured(budget, limit, record)
+    old = _accepted(baseline, record.id)
+    if limit.needs_baseline and baseline and old is None:
+        return _changed(budget, limit, record, baseline, actual)
+    apart = other_machine(baseline, environment) if limit.needs_baseline and baseline else ()
+    if speed and limit.key == SPEED:
+        return _check_speed(budget, limit, record, baseline, speed, apart)
     before = value_of(old, limit.key) if old and limit.needs_baseline else 0
     if before is None:
-        raise _not_in_baseline(budget, limit, baseline)
+        raise _not_in_baseline(budget, limit, record, baseline)
     bound = limit.most(before)
+    if apart and limit.key in ("reserved", "device"):
+        return Check(budget=budget, limit=limit, verdict=Verdict.INCONCLUSIVE, bound=bound, actual=actual, why=apart)
     if actual <= bound:
         return Check(budget=budget, limit=limit, verdict=Verdict.PASS, bound=bound, actual=actual)
     why = explain(record, limit, baseline, environment)
     return Check(budget=budget, limit=limit, verdict=Verdict.FAIL, bound=bound, actual=actual, why=why)
 
 
-def _check_speed(budget: Budget, limit: Limit, record: Record, old: Record | None, baseline: Baseline | None) -> Check:
+def _changed(budget: Budget, limit: Limit, record: Record, baseline: Baseline, actual: float) -> Check:
+    """Of a scenario that is not the accepted one: how much heavier it is than that, and no verdict."""
+    former = baseline.former(budget.name, record.scenario.get("device"))
+    if former is None:
+        raise _not_in_baseline(budget, limit, record, baseline)
+    interval, then, bound = _speed(record) if limit.key == SPEED else None, _speed(former), None
+    before = value_of(former, limit.key)
+    if interval and then:
+        bound = limit.rate * then.median
+    elif before is not None:
+        bound = limit.most(before)
+    why = explain_change(record, former, limit, baseline)
+    return Check(budget=budget, limit=limit, verdict=Verdict.CHANGED, bound=bound, actual=actual, interval=interval,
+                 why=why)  # fmt: skip
+
+
+def _check_speed(
+    budget: Budget, limit: Limit, record: Record, baseline: Baseline | None, speed: Interval, apart: tuple[str, ...]
+) -> Check:
     """To pass, the slowest that the interval allows must be fast enough; to fail, the fastest must be too slow."""
-    speed = _speed(record)
-    if speed is None:
-        return _not_measured(budget, limit, record)
+    old = _accepted(baseline, record.id)
     reference = _speed(old) if limit.needs_baseline else Interval(median=1.0, low=1.0, high=1.0)
     if reference is None:
-        raise _not_in_baseline(budget, limit, baseline)
-    bound = limit.rate * reference.median
-    if speed.low >= limit.rate * reference.high:
+        raise _not_in_baseline(budget, limit, record, baseline)
+    least = Interval(**{end: limit.rate * value for end, value in asdict(reference).items()})
+    flags = tuple(f"the run is flagged {flag}" for flag in DISTURBED if flag in record.flags)
+    why: tuple[str, ...] = (*apart, *flags)
+    if why:
+        verdict = Verdict.INCONCLUSIVE
+    elif speed.low >= least.high:
         verdict = Verdict.PASS
-    elif speed.high < limit.rate * reference.low:
+    elif speed.high < least.low:
         verdict = Verdict.FAIL if budget.gate_throughput else Verdict.WARN
+        why = (f"{_span(speed)} examples per second is all below the limit, {_span(least)}",)
     else:
         verdict = Verdict.INCONCLUSIVE
-    return Check(budget=budget, limit=limit, verdict=verdict, bound=bound, actual=speed.median, interval=speed,
-                 why=_speed_reasons(verdict, speed, bound))  # fmt: skip
+        why = (f"{_span(speed)} examples per second is not clear of the limit, {_span(least)}", _NARROWER)
+    return Check(budget=budget, limit=limit, verdict=verdict, bound=least.median, actual=speed.median, interval=speed,
+                 why=why)  # fmt: skip
+
+
+_NARROWER = "more --steps make an interval narrower"
+
+
+def _span(speed: Interval) -> str:
+    """`the interval of 8 to 12`; of a limit that is one number, that number."""
+    if speed.low == speed.high:
+        return rate(speed.median)
+    return f"the interval of {rate(speed.low)} to {rate(speed.high)}"
 
 
 def _speed(record: Record | None) -> Interval | None:
     return record.measured.examples_per_second if record and record.measured else None
 
 
-def _speed_reasons(verdict: Verdict, speed: Interval, bound: float) -> tuple[str, ...]:
-    if verdict is Verdict.PASS:
-        return ()
-    where = "has the limit inside it" if verdict is Verdict.INCONCLUSIVE else "is all below the limit"
-    said = f"the interval of {rate(speed.low)} to {rate(speed.high)} examples per second {where}, {rate(bound)}"
-    hint = ("more --steps make it narrower",) if verdict is Verdict.INCONCLUSIVE else ()
-    return (said, *hint)
-
-
-def _not_in_baseline(budget: Budget, limit: Limit, baseline: Baseline | None) -> NothingToDoError:
-    name = baseline.name if baseline else "the baseline"
-    return NothingToDoError(
-        f"budget {budget.name!r}: {name} has no {limit.key} for this scenario; accept it with memprof check --update"
-    )
+def _not_in_baseline(budget: Budget, limit: Limit, record: Record, baseline: Baseline | None) -> NothingToDoError:
+    name, accept = baseline.name if baseline else "the baseline", update_command(record.scenario.get("device"))
+    return NothingToDoError(f"budget {budget.name!r}: {name} has no {limit.key} for this scenario; accept it: {accept}")
 
 
 def _not_measured(budget: Budget, limit: Limit, record: Record) -> Check:
-    why = _why_absent(limit.key, record.scenario.get("device"))
-    return Check(budget=budget, limit=limit, verdict=Verdict.NOT_MEASURED, why=(why,))
-
-
-def _why_absent(key: str, device: Any) -> str:
-    if device is None:
-        return "a trace has no such figure; --measure has"
-    if key == "reserved" and device == "cpu":
-        return "no allocator reserves memory on a CPU; limit `device`, the resident set, instead"
-    if key == "device":
-        return f"{plain(device)} does not say what this process uses; memprof doctor says why"
-    return f"it is not to be had on {plain(device)}"
+    """A trace need not have every figure; a measurement that lacks one leaves its limit open, which is no pass."""
+    device = record.scenario.get("device")
+    verdict = Verdict.NOT_MEASURED if device is None else Verdict.BROKEN
+    bound = limit.size if limit.kind is Kind.SIZE else None
+    return Check(budget=budget, limit=limit, verdict=verdict, bound=bound, why=(why_absent(limit.key, device),))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,8 +10,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from memprof.budget.fields import MAX_INT, fail, known_keys, typed
-from memprof.budget.limits import LIMIT_KEYS, Limit, read_limits
-from memprof.budget.source import Source, load_source, quote
+from memprof.budget.limits import LIMIT_KEYS, SPEED, Limit, read_limits
+from memprof.budget.source import BUDGET_FILE, PYPROJECT, Source, load_source, quote
 from memprof.errors import NothingToDoError
 from memprof.report.describe import plain
 
@@ -25,6 +26,8 @@ BUDGET_KEYS = ("name", *SCENARIO_KEYS, *LIMIT_KEYS, "gate_throughput", "message"
 FILE_KEYS = ("baseline", "defaults", "budget")
 MAX_BUDGETS = 200
 MAX_MESSAGE = 500
+MAX_ACCUMULATION = 1_024
+"""micro-batches of a step, which a trace runs one by one"""
 _NAME = re.compile(r"[^\W_].{0,99}")  # begins as a word: a name at a line's start is never taken for a CI's command
 
 
@@ -89,12 +92,17 @@ def _budget(source: Source, index: int, entry: dict[str, Any], defaults: dict[st
     message = typed(source, entry.get("message", ""), str, (index, "message"))
     if len(message) > MAX_MESSAGE:
         fail(source, f"message is too long; it may have {MAX_MESSAGE} characters", index, "message")
+    scenario = defaults | _scenario(source, entry, index)
+    gate = typed(source, entry.get("gate_throughput", False), bool, (index, "gate_throughput"))
+    limits = read_limits(source, index, entry)
+    if gate and not any(limit.key == SPEED for limit in limits):
+        fail(source, "gate_throughput gates nothing here: add min_examples_per_second", index, "gate_throughput")
     return Budget(
         name=name,
         index=index,
-        scenario=defaults | _scenario(source, entry, index),
-        limits=read_limits(source, index, entry),
-        gate_throughput=typed(source, entry.get("gate_throughput", False), bool, (index, "gate_throughput")),
+        scenario=scenario,
+        limits=limits,
+        gate_throughput=gate,
         message=plain(message),
     )
 
@@ -104,11 +112,16 @@ def _scenario(source: Source, table: Mapping[str, Any], place: int | str) -> dic
     found = {key: typed(source, table[key], kind, (place, key)) for key, kind in SCENARIO_KEYS.items() if key in table}
     for key, value in found.items():
         least = 0 if key == "seed" else 1
-        if SCENARIO_KEYS[key] is int and not least <= value <= MAX_INT:
-            fail(source, f"{key} {value} is out of range; it must be from {least} to {MAX_INT}", place, key)
+        most = MAX_ACCUMULATION if key == "accumulation" else MAX_INT
+        if SCENARIO_KEYS[key] is int and not least <= value <= most:
+            fail(source, f"{key} {value} is out of range; it must be from {least} to {most}", place, key)
         if isinstance(value, str) and not (value.isprintable() and len(value) <= MAX_MESSAGE):
             fail(source, f"{key} must be printable text of at most {MAX_MESSAGE} characters", place, key)
     model = found.get("model", "")
+    if found.get("method", "").endswith(":"):
+        fail(
+            source, f"method {quote(found['method'])} has no settings after its colon; leave that out", place, "method"
+        )
     if "/" in model or model.endswith(".json"):
         found["model"] = str(source.path.parent / model)
     return found
@@ -116,8 +129,13 @@ def _scenario(source: Source, table: Mapping[str, Any], place: int | str) -> dic
 
 def _baseline(source: Source) -> Path:
     """In the budget file's folder or below: what is data must not choose which file --update overwrites."""
-    name = typed(source, source.data.get("baseline", BASELINE_FILE), str, ("baseline",))
+    usual = source.path.name in (BUDGET_FILE, PYPROJECT)
+    own = BASELINE_FILE if usual else f"{source.path.stem}-baseline.json"  # two files that share one overwrite it
+    name = typed(source, source.data.get("baseline", own), str, ("baseline",))
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or path.suffix != ".json" or not name.isprintable():
         fail(source, f"baseline {quote(name)} must be a .json file in the same folder or below, as {BASELINE_FILE} is")
-    return source.path.parent / path
+    folder = source.path.parent
+    if not Path(os.path.realpath(folder / path)).is_relative_to(os.path.realpath(folder)):
+        fail(source, f"baseline {quote(name)} is a link that leads out of its folder; put the file itself there")
+    return folder / path

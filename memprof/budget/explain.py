@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from memprof.budget.baseline import Baseline
-from memprof.budget.limits import Limit
-from memprof.record import Memory, Record
+from memprof.budget.limits import SPEED, Limit
+from memprof.diff.apart import differences
+from memprof.diff.speed import OF_THE_MACHINE
+from memprof.record import Interval, Memory, Record
 from memprof.report.describe import plain
 from memprof.timeline import EXTRA, PARAM
 
@@ -60,6 +62,33 @@ def explain(record: Record, limit: Limit, baseline: Baseline | None, environment
     return (*_growth(limit.key, record, old, baseline), *_other_versions(baseline, environment))
 
 
+def explain_change(record: Record, former: Record, limit: Limit, baseline: Baseline) -> tuple[str, ...]:
+    """In what this scenario is not the one that was accepted for its budget, and what that costs."""
+    first = f"{baseline.name} has another scenario for this budget: {differences(former, record)}"
+    if limit.key == SPEED:
+        return (first, *_former_speed(former.measured.examples_per_second if former.measured else None))
+    now, before = value_of(record, limit.key), value_of(former, limit.key)
+    if now is None or before is None:
+        return (first,)
+    if now <= before:
+        return (first, f"{limit.key} did not grow: there it was {amount(before)}")
+    return (first, *_growth(limit.key, record, former, baseline))
+
+
+def _former_speed(speed: Interval | None) -> tuple[str, ...]:
+    return (f"there it was {rate(speed.median)}/s ({rate(speed.low)} to {rate(speed.high)})",) if speed else ()
+
+
+def other_machine(baseline: Baseline, environment: Mapping[str, Any]) -> tuple[str, ...]:
+    """In what the baseline's machine is not this one: then neither speed nor what a driver reserves can be compared."""
+    pairs = [(key, baseline.environment.get(key), environment.get(key)) for key in OF_THE_MACHINE]
+    return tuple(
+        f"the baseline is of {key} {plain(old)}, this is {key} {plain(new)}"
+        for key, old, new in pairs
+        if old is not None and new is not None and old != new
+    )
+
+
 def _parts(memory: Memory) -> tuple[str, ...]:
     largest = sorted(memory.peak_by_category.items(), key=lambda item: -item[1])
     parts = ", ".join(f"{plain(name)} {amount(size)}" for name, size in largest if size)
@@ -79,7 +108,8 @@ def _growth(key: str, record: Record, old: Record, baseline: Baseline) -> tuple[
     line = f"{since} {key} grew by {amount(now - before)}{share}"
     if key not in _BY_PEAK:
         return (line,)
-    return (f"{line}: {_categories(memory, then)}", *_phases(memory, then), *_makers(memory, then))
+    categories = _categories(memory, then)
+    return (f"{line}: {categories}" if categories else line, *_phases(memory, then), *_makers(memory, then))
 
 
 def _categories(memory: Memory, then: Memory) -> str:
@@ -124,3 +154,14 @@ def _other_versions(baseline: Baseline, environment: Mapping[str, Any]) -> tuple
 def _release(environment: Mapping[str, Any], key: str) -> str:
     """A version without its build: torch 2.11.0+cpu traces as 2.11.0+cu130 does."""
     return plain(environment.get(key, "")).partition("+")[0]
+
+
+def why_absent(key: str, device: Any) -> str:
+    """Why a record has no such figure, and what has."""
+    if device is None:
+        return "a trace has no such figure; --measure has"
+    if key == "reserved" and device == "cpu":
+        return "no allocator reserves memory on a CPU; limit `device`, the resident set, instead"
+    if key == "device":
+        return f"{plain(device)} does not say what this process uses; memprof doctor says why"
+    return f"it is not to be had on {plain(device)}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable
 from typing import Any, NoReturn
 
@@ -22,7 +23,9 @@ def known_keys(source: Source, table: Iterable[str], known: Iterable[str], *plac
     for key in table:
         if key not in known:
             inside = f"{dotted(place)}: " if dotted(place) else ""
-            fail(source, f"{inside}unknown key {quote(key)}; choose from {', '.join(known)}", *place, key)
+            alike = difflib.get_close_matches(key, list(known), n=1)
+            meant = f"; perhaps {alike[0]} is meant" if alike else ""
+            fail(source, f"{inside}unknown key {quote(key)}; choose from {', '.join(known)}{meant}", *place, key)
 
 
 def typed(source: Source, value: Any, kind: type, path: KeyPath) -> Any:
@@ -31,15 +34,22 @@ def typed(source: Source, value: Any, kind: type, path: KeyPath) -> Any:
     if kind is float and is_integer and abs(value) <= MAX_INT:
         return float(value)
     if not (is_integer if kind is int else isinstance(value, kind)):
-        fail(source, f"{dotted(path)} must be {_WORDS[kind]}, not {quote(value)}", *path)
+        fail(source, f"{dotted(path)} must be {_WORDS[kind]}, not {_said(value)}", *path)
     return value
 
 
 def text_with_unit(source: Source, value: object, path: KeyPath, example: str) -> str:
     """A size or percentage as text: a bare number says neither GB nor GiB."""
     if not isinstance(value, str):
-        fail(source, f"{dotted(path)} must be text with a unit, such as {example}, not {quote(value)}", *path)
+        fail(source, f"{dotted(path)} must be text with a unit, such as {example}, not {_said(value)}", *path)
     return value
+
+
+def _said(value: object) -> str:
+    """A value as TOML writes it: only text has quotes."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return quote(value)[1:-1] if isinstance(value, int | float) else quote(value)
 
 
 def dotted(path: KeyPath) -> str:

@@ -15,7 +15,13 @@ from memprof.budget.text import advice, headline
 
 MAX_SUMMARY = 2**20
 """bytes of a step summary that GitHub takes"""
-_LEVEL = {Verdict.FAIL: "error", Verdict.BROKEN: "error", Verdict.WARN: "warning", Verdict.INCONCLUSIVE: "notice"}
+_LEVEL = {
+    Verdict.FAIL: "error",
+    Verdict.BROKEN: "error",
+    Verdict.CHANGED: "error",
+    Verdict.WARN: "warning",
+    Verdict.INCONCLUSIVE: "notice",
+}
 
 
 def workflow_commands(outcome: Outcome, root: str | None) -> Iterator[str]:
@@ -25,7 +31,23 @@ def workflow_commands(outcome: Outcome, root: str | None) -> Iterator[str]:
         if level is not None:
             lines = (headline(check), *check.why, *advice(outcome, check))
             title = f"memprof: {check.budget.name}, {check.limit.key}"
-            yield command(level, "\n".join(lines), title, _from(root, outcome.file.source.path), check.limit.line)
+            file = _from(root, outcome.file.source.path)
+            yield inert(command(level, "\n".join(lines), title, file, check.limit.line))
+
+
+def error_command(message: str) -> str:
+    """A check that came to no result, annotated nowhere in particular: the message names the place."""
+    return inert(f"::error title=memprof::{_data(message)}")
+
+
+def inert(text: str) -> str:
+    """Text in which a runner finds no command: it still takes its first form, `##[...]`, anywhere in a line."""
+    return text.replace("##[", "## [")
+
+
+def inert_json(text: str) -> str:
+    """The same for a JSON document, which means what it meant."""
+    return text.replace("##[", "#\\u0023[")
 
 
 def command(level: str, message: str, title: str, file: str, line: int | None) -> str:

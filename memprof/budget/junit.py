@@ -12,6 +12,7 @@ from memprof.report.describe import plain
 _ELEMENT = {
     Verdict.FAIL: "failure",
     Verdict.BROKEN: "error",
+    Verdict.CHANGED: "error",
     Verdict.INCONCLUSIVE: "skipped",
     Verdict.NOT_MEASURED: "skipped",
 }
@@ -22,7 +23,19 @@ def junit(outcome: Outcome) -> str:
     suite = ElementTree.Element("testsuite", name="memprof check")
     for check in outcome.checks:
         _case(suite, outcome, check)
-    suite.set("tests", str(len(outcome.checks)))
+    return _whole(suite)
+
+
+def failure(message: str) -> str:
+    """The whole document of a check that came to no result: one case, which is an error."""
+    suite = ElementTree.Element("testsuite", name="memprof check")
+    case = ElementTree.SubElement(suite, "testcase", classname="memprof", name="check")
+    ElementTree.SubElement(case, "error", message=plain(message))
+    return _whole(suite)
+
+
+def _whole(suite: ElementTree.Element) -> str:
+    suite.set("tests", str(len(suite)))
     for name, element in (("failures", "failure"), ("errors", "error"), ("skipped", "skipped")):
         suite.set(name, str(len(suite.findall(f"testcase/{element}"))))
     suites = ElementTree.Element("testsuites")

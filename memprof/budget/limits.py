@@ -22,7 +22,7 @@ SIZE_KEYS = ("param", "grad", "optimizer_state", "activation", "extra", "peak", 
 SPEED = "examples_per_second"
 MAX_PERCENT = 1000
 MAX_TEXT = 100
-_PERCENT = re.compile(r"\s*(\d{1,4}(?:\.\d{1,9})?)\s*%\s*", re.ASCII)
+_PERCENT = re.compile(r"\s*(\d{1,20}(?:\.\d{1,9})?)\s*%\s*", re.ASCII)
 
 
 class Kind(StrEnum):
@@ -92,16 +92,22 @@ def _limits(source: Source, index: int, budget: Mapping[str, Any]) -> Iterator[L
 
 def _size(source: Source, value: object, path: KeyPath) -> Limit:
     key = dotted(path)
-    text = text_with_unit(source, value, path, '"9.5 GiB"')[:MAX_TEXT]
+    text = _short(source, text_with_unit(source, value, path, '"9.5 GiB"'), path)
     try:
         return Limit(key=key, kind=Kind.SIZE, path=(key,), text=plain(text), size=parse_size(text))
     except MemprofError as error:
         fail(source, f"{key}: {plain(error)}", *path)
 
 
+def _short(source: Source, text: str, path: KeyPath) -> str:
+    if len(text) > MAX_TEXT:
+        fail(source, f"{dotted(path)} is too long; it may have {MAX_TEXT} characters", *path)
+    return text
+
+
 def _increase(source: Source, value: object, key: str, path: KeyPath) -> Limit:
     """`max_increase = "1%"` is about the peak; a table names the keys that it is about."""
-    text = text_with_unit(source, value, path, '"1%" or "64 MiB"')[:MAX_TEXT]
+    text = _short(source, text_with_unit(source, value, path, '"1%" or "64 MiB"'), path)
     try:
         size, share = parse_increase(text)
     except MemprofError as error:

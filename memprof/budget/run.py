@@ -12,6 +12,7 @@ from memprof.budget.check import Check, Verdict, check_records, require_baseline
 from memprof.budget.config import Budget, BudgetFile, read_budgets
 from memprof.budget.rewrite import new_limits, rewrite
 from memprof.budget.source import shown
+from memprof.diff.speed import FEWEST_STEPS
 from memprof.errors import MemprofError, NothingToDoError
 from memprof.measure import DEFAULT_STEPS
 from memprof.record import Record
@@ -40,7 +41,11 @@ class Outcome:
     def exit_code(self) -> int:
         """A budget that fails is a result, so it comes before a cell that gave none."""
         verdicts = {check.verdict for check in self.checks}
-        return FAILED if Verdict.FAIL in verdicts else INCOMPLETE if Verdict.BROKEN in verdicts else 0
+        if Verdict.FAIL in verdicts:
+            return FAILED
+        if Verdict.BROKEN in verdicts:
+            return INCOMPLETE
+        return NothingToDoError.exit_code if Verdict.CHANGED in verdicts else 0
 
 
 def check_file(
@@ -58,6 +63,8 @@ def check_file(
     `update` accepts the records as the new baseline before the check, `update_limits` sets absolute limits to them;
     neither is done when a cell gave no record.
     """
+    if device is not None and steps < FEWEST_STEPS:
+        raise MemprofError(f"{steps} steps are too few for an interval; a check times at least {FEWEST_STEPS}")
     facts = dict(environment(device))
     scenarios = [_plan(file, budget, device) for budget in file.budgets]
     if not update:
@@ -66,7 +73,8 @@ def check_file(
     whole = all(record.status == "ok" for record in records.values())
     notes = []
     if update and whole:
-        write_baseline(file.baseline, list(records.values()), facts, device)
+        names = {budget.name: scenario.id for budget, scenario in zip(file.budgets, scenarios, strict=True)}
+        write_baseline(file.baseline, list(records.values()), facts, device, names)
         notes.append(f"accepted {counted(len(records), 'record')} as the baseline")
     outcome = _check(file, scenarios, records, facts, device)
     if update_limits and whole:
@@ -90,6 +98,7 @@ def _plan(file: BudgetFile, budget: Budget, device: str | None) -> Scenario:
         scenario = plan([model], [method], device=device, **fields)[0]
     except MemprofError as error:
         raise type(error)(f"{where}: {error}") from None
+    _use_of_rank(file, budget, scenario)
     for limit in budget.limits:
         if limit.key == "refresh_peak" and not scenario.method.is_periodic:
             place = file.source.where(budget.index, *limit.path)
@@ -99,12 +108,22 @@ def _plan(file: BudgetFile, budget: Budget, device: str | None) -> Scenario:
     return scenario
 
 
+def _use_of_rank(file: BudgetFile, budget: Budget, scenario: Scenario) -> None:
+    """A budget's own rank that nobody heeds is a mistake; one in [defaults] is for the methods that have a rank."""
+    asked = file.source.data["budget"][budget.index].get("rank")
+    used = getattr(scenario.method, "rank", None)
+    if asked is not None and asked != used:
+        has = "no rank" if used is None else f"rank {used} from its own settings"
+        place = file.source.where(budget.index, "rank")
+        raise MemprofError(f"{place}: rank {asked} is not used: {scenario.method.name} has {has}; remove it")
+
+
 def _require_baseline(file: BudgetFile, scenarios: Sequence[Scenario]) -> None:
     """Before anything runs: a missing baseline must not cost the time of the run."""
     baseline = read_baseline(file.baseline)
     for budget, scenario in zip(file.budgets, scenarios, strict=True):
         try:
-            require_baseline(budget, scenario.id, baseline, shown(file.baseline), measured=scenario.device is not None)
+            require_baseline(budget, scenario.id, baseline, shown(file.baseline), device=scenario.device)
         except NothingToDoError as error:
             raise NothingToDoError(f"{file.source.where(budget.index)}: {error}") from None
 
@@ -130,9 +149,10 @@ def _check(
 ) -> Outcome:
     baseline = read_baseline(file.baseline)
     checks = check_records(file.budgets, [records[scenario.id] for scenario in scenarios], baseline, facts)
-    if all(check.verdict is Verdict.NOT_MEASURED for check in checks):
-        hint = (
-            "a trace can check; use --measure" if device is None else f"can be checked on {device}: {checks[0].why[0]}"
-        )
-        raise NothingToDoError(f"{file.source.name} has no limit that {hint}")
+    for budget in file.budgets:
+        if all(check.verdict is Verdict.NOT_MEASURED for check in checks if check.budget is budget):
+            where = file.source.where(budget.index)
+            raise NothingToDoError(
+                f"{where}: budget {budget.name!r} has no limit that a trace can check; use --measure"
+            )
     return Outcome(file, checks, list(records.values()), baseline, facts, device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -50,7 +51,7 @@ class Source:
 def shown(path: Path) -> str:
     """A path as reports name it: relative to here, or the bare name, so that no folder of the user's is told."""
     here = Path.cwd()
-    absolute = here / path
+    absolute = Path(os.path.normpath(here / path))
     return plain(absolute.relative_to(here) if absolute.is_relative_to(here) else path.name)
 
 
@@ -69,6 +70,17 @@ def load_source(file: str | Path | None = None) -> Source:
     if Path(PYPROJECT).is_file():
         return _read(Path(PYPROJECT))
     raise NothingToDoError(f"no budgets here; write {BUDGET_FILE}, or [tool.memprof] in {PYPROJECT}, or name a file")
+
+
+def passed_over(file: str | Path | None = None) -> str | None:
+    """Budgets that nobody reads, because another file goes before theirs."""
+    if file is not None or not (Path(BUDGET_FILE).is_file() and Path(PYPROJECT).is_file()):
+        return None
+    try:
+        _read(Path(PYPROJECT))
+    except MemprofError:
+        return None
+    return f"[tool.memprof] in {PYPROJECT} is not read: {BUDGET_FILE} goes before it"
 
 
 def _read(path: Path) -> Source:
@@ -91,7 +103,7 @@ def _read(path: Path) -> Source:
 
 def _text(path: Path) -> str:
     if not path.is_file():
-        raise MemprofError(f"no budget file {shown(path)}; write one, or leave FILE out for {BUDGET_FILE}")
+        raise MemprofError(_no_file(path))
     try:
         with path.open("rb") as file:
             content = file.read(MAX_BYTES + 1)
@@ -100,9 +112,23 @@ def _text(path: Path) -> str:
     if len(content) > MAX_BYTES:
         raise MemprofError(f"{shown(path)} is larger than {MAX_BYTES} bytes; a budget file must be smaller")
     try:
-        return content.decode()
+        text = content.decode()
     except UnicodeDecodeError:
         raise MemprofError(f"{shown(path)} is not TOML: it is not UTF-8") from None
+    if text.startswith("\ufeff"):
+        raise MemprofError(f"{shown(path)} is not TOML: it begins with a byte order mark; save it without")
+    return text
+
+
+def _no_file(path: Path) -> str:
+    """What a path is that is no file."""
+    if path.is_dir():
+        return f"budget file {shown(path)} is a folder; name a file in it"
+    if path.is_symlink():
+        return f"budget file {shown(path)} is a link to nothing"
+    if path.exists():
+        return f"budget file {shown(path)} is no regular file"
+    return f"no budget file {shown(path)}; write one, or leave FILE out for {BUDGET_FILE}"
 
 
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
+from memprof.budget.baseline import update_command
 from memprof.budget.check import Check, Verdict
 from memprof.budget.explain import amount, rate
 from memprof.budget.limits import SPEED, Kind
@@ -39,13 +40,15 @@ def summary(outcome: Outcome) -> str:
 
 def remarks(outcome: Outcome) -> Iterator[str]:
     """A paragraph of lines for every check that did not simply pass, then what could not be checked."""
-    told: tuple[str, ...] = ()
+    told: tuple[str, tuple[str, ...]] = ("", ())
+    previous = ""
     for check in outcome.checks:
         if check.verdict in (Verdict.PASS, Verdict.NOT_MEASURED):
             continue
-        why = ("for the same reason",) if check.why and check.why == told else check.why
+        reason = (check.budget.name, check.why)
+        why = (f"for the same reason as its {previous}",) if check.why and reason == told else check.why
         yield f"{headline(check)}\n" + "".join(f"  {line}\n" for line in (*why, *advice(outcome, check)))
-        told = check.why
+        told, previous = reason, check.limit.key
     yield from _not_measured(outcome)
 
 
@@ -62,9 +65,13 @@ def headline(check: Check) -> str:
     """The fact in one line."""
     name = f"{check.budget.name}: {check.limit.key}"
     if check.verdict is Verdict.BROKEN:
-        return f"{name} is not known: the run ended otherwise than well"
+        return f"{name} is not known"
+    if check.verdict is Verdict.CHANGED:
+        return f"{name} is {_actual(check)}, of another scenario than was accepted"
     if check.limit.key == SPEED:
         return f"{name} is {_actual(check)}, at least {_limit(check)} is asked for: {check.verdict.value.lower()}"
+    if check.verdict is Verdict.INCONCLUSIVE:
+        return f"{name} is {_actual(check)}, the limit is {_limit(check)}: inconclusive"
     over = amount(-int(check.headroom or 0))
     return f"{name} is {_actual(check)}, {over} over the limit of {_limit(check)}"
 
@@ -74,9 +81,12 @@ def advice(outcome: Outcome, check: Check) -> tuple[str, ...]:
     said = (f"message: {check.budget.message}",) if check.budget.message else ()
     if check.verdict in (Verdict.BROKEN, Verdict.INCONCLUSIVE):
         return said
+    command = update_command(outcome.device)
+    if check.verdict is Verdict.CHANGED:
+        return (*said, f"if this is meant, accept it: {command}")
     place = outcome.file.source.where(check.budget.index, *check.limit.path)
     key = ".".join(check.limit.path)
-    accept = "; or accept the new figures: memprof check --update" if check.limit.needs_baseline else ""
+    accept = f"; or accept the new figures: {command}" if check.limit.needs_baseline else ""
     return (*said, f"if this is meant, edit {key} at {place}{accept}")
 
 

@@ -40,7 +40,7 @@ def compare(
     timeout: Annotated[float, typer.Option(min=1.0, max=1e6, help="Seconds that one measured cell may take.", rich_help_panel=MEASURING)] = 1_800.0,  # noqa: E501
     max_fraction: Annotated[float, typer.Option(min=0.01, max=100.0, help="Skip a cell that needs more than this share of the free memory; above 1 tries what does not fit.", rich_help_panel=MEASURING)] = 0.95,  # noqa: E501
     by: Annotated[Witness | None, typer.Option(help="Whose figures the columns show. [default: the strongest that ran]", rich_help_panel=OUTPUT)] = None,  # noqa: E501
-    unit: Annotated[str, typer.Option(help="GiB (2**30), GB (1e9), MiB, MB, ...", rich_help_panel=OUTPUT)] = "GiB",
+    unit: Annotated[str | None, typer.Option(help="GiB (2**30), GB (1e9), MiB, MB, ... [default: GiB, or MiB where no peak reaches 0.01 GiB]", rich_help_panel=OUTPUT)] = None,  # noqa: E501
     fits: Annotated[str | None, typer.Option(help="Say what fits a memory such as 24GiB.", rich_help_panel=OUTPUT)] = None,  # noqa: E501
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.", rich_help_panel=OUTPUT)] = False,  # noqa: E501
     output: Annotated[str | None, typer.Option("--output", "-o", help="Keep the run in this folder: records, tables, charts.", rich_help_panel=OUTPUT)] = None,  # noqa: E501

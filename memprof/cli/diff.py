@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -27,6 +30,9 @@ def diff(
     fail_on: Annotated[
         str | None, typer.Option(help="Exit 1 on these verdicts: worse, missing, inconclusive, improved, new.")
     ] = None,
+    bytes_only: Annotated[
+        bool, typer.Option("--bytes-only", help="Leave speed out: two runs of the same code differ in it.")
+    ] = False,
     everything: Annotated[bool, typer.Option("--all", help="Show what stayed the same, too.")] = False,
     unit: Annotated[str, typer.Option(help="GiB (2**30), GB (1e9), MiB, MB, ...")] = "GiB",
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")] = False,
@@ -35,13 +41,15 @@ def diff(
 ) -> None:
     """Two runs: what improved, what got worse, by method and category. Nothing is run again."""
     from memprof.cli.screen import note, print_table
-    from memprof.diff import Tolerance, read_run
+    from memprof.diff import Tolerance, read_runs
     from memprof.diff import diff as difference_of
     from memprof.report import diff as report
 
     watched = _verdicts(fail_on)
     limit = Tolerance.parse(tolerance)
-    found = difference_of(read_run(before), read_run(after), by=by, tolerance=limit)
+    with _warnings_as_notes():
+        runs = read_runs(before, after)
+    found = difference_of(*runs, by=by, tolerance=limit, speed=not bytes_only)
     table = report.render(found, unit=_unit(unit), everything=everything)
     if markdown is not None:
         _write(markdown, report.markdown(found, unit=unit, everything=everything), force)
@@ -54,6 +62,24 @@ def diff(
     if failed:
         note(f"{', '.join(failed)}: not let pass by --fail-on {','.join(watched)}")
         raise typer.Exit(EXIT_CHANGED)
+
+
+@contextmanager
+def _warnings_as_notes() -> Iterator[None]:
+    """What reading a run has to say, once, as this program says things."""
+    from memprof.cli.screen import note
+
+    said: dict[str, None] = {}
+    handler = logging.Handler()
+    handler.emit = lambda record: said.setdefault(record.getMessage())  # type: ignore[method-assign]
+    logger = logging.getLogger("memprof")
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        for text in said:
+            note(text)
 
 
 def _verdicts(text: str | None) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from typing import Annotated, NoReturn
 
 import typer
@@ -59,8 +60,8 @@ def main() -> None:
     with listening():
         try:
             code = app(standalone_mode=False)
-        except (Interrupted, KeyboardInterrupt):
-            _fail("interrupted; with -o what had finished is kept, and --resume goes on", INTERRUPTED)
+        except (Interrupted, KeyboardInterrupt) as stopped:
+            _fail(str(stopped) or "interrupted", INTERRUPTED)
         except MemprofError as error:
             _fail(str(error), error.exit_code)
         except Exception as error:
@@ -69,7 +70,8 @@ def main() -> None:
 
 
 def _fail(message: str, code: int) -> NoReturn:
-    print(f"memprof: {message}", file=sys.stderr)
+    with suppress(OSError):  # a terminal that hung up takes no more words
+        print(f"memprof: {message}", file=sys.stderr)
     sys.exit(code)
 
 

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import replace
 
 from rich.console import Console
 from rich.live import Live
 
 from memprof.record import Record
+from memprof.report.describe import labels, models, plain
 from memprof.report.diff import DifferenceTable
 from memprof.report.process import process_table
+from memprof.report.rows import suitable_unit
 from memprof.report.table import Comparison, render
+
+WIPE = "\r\x1b[K"
+"""back to the line's start, and nothing more on it"""
 
 
 def print_table(table: Comparison | DifferenceTable) -> None:
@@ -36,12 +43,18 @@ def note(text: str) -> None:
 
 
 class Progress:
-    """Records as they come: a table that fills in on a terminal, a line on stderr where only that is one."""
+    """Records as they come: a table that fills in on a terminal; else a line on stderr, which a log keeps for each."""
 
-    def __init__(self, names: Sequence[str], *, live: bool, by: str | None, unit: str, fits: int | None) -> None:
-        self.names = list(names)
+    def __init__(
+        self, cells: Sequence[Record], *, live: bool, by: str | None, unit: str | None, fits: int | None
+    ) -> None:
+        """`cells` are all there will be, in the order in which they come, with or without their figures."""
+        self.labels = labels(cells)
+        prefixes = [f"{cell.model} " if len(models(cells)) > 1 else "" for cell in cells]
+        self.names = [f"{prefix}{label}" for prefix, label in zip(prefixes, self.labels, strict=True)]
         self.live = live and Console().is_terminal
-        self.options = {"by": by, "unit": unit, "fits": fits}
+        self.unit = unit
+        self.options = {"by": by, "fits": fits}
 
     def watch(self, records: Iterable[Record], done: list[Record]) -> None:
         """Draw `records` into `done`; what finished stays there if an interrupt comes."""
@@ -50,10 +63,11 @@ class Progress:
                 for record in self._collect(records, done):
                     del record
                     live.update(self._table(done), refresh=True)
-        else:
-            for _ in self._collect(records, done):
-                self._line(len(done))
-            self._line(None)
+            return
+        for record in self._collect(records, done):
+            self._line(len(done), record)
+        if sys.stderr.isatty():
+            print(WIPE, end="", file=sys.stderr, flush=True)
 
     @staticmethod
     def _collect(records: Iterable[Record], done: list[Record]) -> Iterator[Record]:
@@ -62,12 +76,19 @@ class Progress:
             yield record
 
     def _table(self, done: list[Record]) -> Comparison:
+        """Each row is named as it will be in the end, when all are there to be told apart."""
         waiting = self.names[len(done) :]
         note = f"Running {waiting[0]}, {len(done) + 1} of {len(self.names)}." if waiting else ""
-        return render(done, pending=waiting, note=note, **self.options)  # type: ignore[arg-type]
+        unit = self.unit or suitable_unit(done)
+        table = render(done, pending=waiting, note=note, unit=unit, **self.options)  # type: ignore[arg-type]
+        return replace(table, rows=[replace(row, label=self.labels[place]) for place, row in enumerate(table.rows)])
 
-    def _line(self, count: int | None) -> None:
-        """One line on stderr that overwrites itself; nothing where stderr is no terminal."""
-        if sys.stderr.isatty():
-            text = "" if count is None else f"memprof: {count} of {len(self.names)} done"
-            print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
+    def _line(self, count: int, record: Record) -> None:
+        """On a terminal a line that overwrites itself. A log that nobody takes any more ends no run."""
+        of = f"memprof: {count} of {len(self.names)} done"
+        why = "" if record.status == "ok" else f", {record.status}: {plain(record.reason)}"
+        with suppress(OSError):
+            if sys.stderr.isatty():
+                print(f"{WIPE}{of}", end="", file=sys.stderr, flush=True)
+            else:
+                print(f"{of}: {self.names[count - 1]}{why}", file=sys.stderr, flush=True)

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from memprof.api import choose_device, environment, plan, run
 from memprof.catalogue import CORE, METHODS
 from memprof.cli.screen import Progress, note, print_process, print_table
 from memprof.errors import MemprofError
-from memprof.interrupt import Interrupted, held
+from memprof.interrupt import Interrupted, held, stopping
 from memprof.record import Record, document
+from memprof.report.rows import suitable_unit
 from memprof.report.table import render
+from memprof.resume import RESULTS
+from memprof.run_file import Maker
 from memprof.runner import unfinished
 from memprof.scenario import Scenario
 from memprof.store import RunStore
@@ -25,7 +28,8 @@ class View:
     """How to show and keep a comparison."""
 
     by: str | None
-    unit: str
+    unit: str | None
+    """None: the one that suits the figures"""
     fits: int | None
     json: bool
     output: str | None
@@ -37,7 +41,7 @@ class View:
     def of(
         cls,
         *,
-        unit: str,
+        unit: str | None,
         fits: str | None,
         output: str | None,
         force: bool,
@@ -45,14 +49,20 @@ class View:
         retry_oom: bool,
         **fields: Any,
     ) -> Self:
-        if unit not in UNITS:
+        if unit is not None and unit not in UNITS:
             raise MemprofError(f"unknown unit {unit!r}; choose from {', '.join(UNITS)}")
         if retry_oom and not resume:
             raise MemprofError("--retry-oom speaks of a run that is continued; add --resume")
+        if output == "":
+            raise MemprofError("-o is empty; name a folder, for instance -o runs/run1, or . for this one")
         if (force or resume) and output is None:
             raise MemprofError("--force and --resume speak of a folder; name it with -o")
         size = None if fits is None else parse_size(fits)
         return cls(unit=unit, fits=size, output=output, force=force, resume=resume, retry_oom=retry_oom, **fields)
+
+    def suited_to(self, records: Sequence[Record]) -> Self:
+        """With the unit that suits these records, where none was asked for."""
+        return replace(self, unit=self.unit or suitable_unit(records))
 
     @property
     def table_options(self) -> dict[str, Any]:
@@ -79,56 +89,53 @@ class Session:
         chosen = choose_device(measure, device)
         return cls(plan(models, _methods(methods), device=chosen, **fields), chosen)
 
-    def run(self, view: View, **options: Any) -> list[Record]:
+    def run(self, view: View, *, steps: int, **options: Any) -> list[Record]:
         """Run what is missing, keep each record as it comes, then show them all. `options` are those of `api.run`."""
         if view.by == "measured" and self.device is None:
             raise MemprofError(
                 "--by measured needs a measurement; add --measure, and --device cpu where there is no GPU"
             )
-        facts = environment(self.device)
-        store = self._open(view, facts)
+        maker = Maker(environment(self.device), None if self.device is None else steps)
+        store = self._open(view, maker)
+        try:
+            return self._run(view, store, maker, steps=steps, **options)
+        except BaseException as error:
+            if not (stopping() or isinstance(error, Interrupted | KeyboardInterrupt)):
+                raise
+            where = "nothing is kept without -o" if store is None else f"what had finished is kept in {view.output}"
+            raise Interrupted(f"interrupted; {where}{'; --resume goes on' if store else ''}") from None
+
+    def _run(self, view: View, store: RunStore | None, maker: Maker, **options: Any) -> list[Record]:
         past = store.load() if store else []
         done = self._finished(past, view.retry_oom)
         known = {record.id for record in done}
         missing = [scenario for scenario in self.scenarios if scenario.id not in known]
-        names = [record.method for record in done] + [scenario.method.name for scenario in missing]
-        progress = Progress(names, live=not view.json, **view.table_options)
+        progress = Progress([*done, *map(_not_run, missing)], live=not view.json, **view.table_options)
         failed = [record for record in past if record.id not in {scenario.id for scenario in missing}]
         kept: set[str] = set()
         try:
             progress.watch(_kept(run(missing, failed=failed, **options), store, kept), done)
-        except (Interrupted, KeyboardInterrupt):
-            if store is not None:
+        finally:
+            if store is not None and stopping():
                 _mark([scenario for scenario in missing if scenario.id not in kept], store)
-            raise
         done = self._in_order(done)
-        self._show(done, facts, view, live=progress.live)
+        earlier = [record for record in past if record.id not in {scenario.id for scenario in self.scenarios}]
+        view = view.suited_to([*done, *earlier])
+        self._show(done, maker.environment, view, live=progress.live)
         if store is not None:
-            self._keep(done, past, store, view)
+            _keep(done, earlier, store, view)
         return done
 
-    def _keep(self, done: Sequence[Record], past: Sequence[Record], store: RunStore, view: View) -> None:
-        """Render all that the folder holds: these cells first, then what earlier commands left there."""
-        asked = {scenario.id for scenario in self.scenarios}
-        earlier = [record for record in past if record.id not in asked]
-        whole = len(done) + len(earlier)
-        which = f"The last command asked for the first {len(done)} of these {whole} cells"
-        which = f"{which}; the others are of earlier commands." if earlier else ""
-        store.render([*done, *earlier], note=which, **view.table_options)
-        store.close()
-        others = f" with {counted(len(earlier), 'cell')} of earlier commands; its tables show all {whole}"
-        note(f"kept in {view.output}{others if earlier else ''}")
-
-    def _open(self, view: View, facts: Mapping[str, Any]) -> RunStore | None:
+    def _open(self, view: View, maker: Maker) -> RunStore | None:
         if view.output is None:
             return None
-        planned = {scenario.id for scenario in self.scenarios}
-        return RunStore.create(view.output, view.force, view.resume, environment=facts, planned=planned)
+        planned = [_not_run(scenario) for scenario in self.scenarios]
+        return RunStore.create(view.output, view.force, view.resume, maker=maker, planned=planned)
 
     def _finished(self, past: Sequence[Record], retry_oom: bool) -> list[Record]:
-        """What need not run again. Out of memory is a result too; a crash, a timeout or an interrupt is none."""
+        """What need not run again."""
         wanted = {scenario.id for scenario in self.scenarios}
-        results = ("ok",) if retry_oom else ("ok", "oom")
+        results = ("ok",) if retry_oom else RESULTS
         return [record for record in past if record.id in wanted and record.status in results]
 
     def _in_order(self, records: Sequence[Record]) -> list[Record]:
@@ -142,7 +149,23 @@ class Session:
             return
         if not live:
             print_table(render(records, **view.table_options))
+        assert view.unit is not None
         print_process(records, view.unit)
+
+
+def _keep(done: Sequence[Record], earlier: Sequence[Record], store: RunStore, view: View) -> None:
+    """Render all that the folder holds: the cells asked for first, then what earlier commands left there."""
+    whole = len(done) + len(earlier)
+    which = f"The last command asked for the first {len(done)} of these {whole} cells"
+    which = f"{which}; the others are of earlier commands." if earlier else ""
+    store.render([*done, *earlier], note=which, **view.table_options)
+    store.close()
+    others = f" with {counted(len(earlier), 'cell')} of earlier commands; its tables show all {whole}"
+    note(f"kept in {view.output}{others if earlier else ''}")
+
+
+def _not_run(scenario: Scenario) -> Record:
+    return unfinished(scenario, "interrupted", "interrupted before it had finished")
 
 
 def _kept(records: Iterable[Record], store: RunStore | None, kept: set[str]) -> Iterator[Record]:
@@ -159,7 +182,7 @@ def _mark(scenarios: Sequence[Scenario], store: RunStore) -> None:
     """The run itself says which cells an interrupt left out. On a full disk it cannot, and they are missing anyway."""
     with held(), suppress(MemprofError):
         for scenario in scenarios:
-            store.append(unfinished(scenario, "interrupted", "interrupted before it had finished"))
+            store.append(_not_run(scenario))
 
 
 def _methods(asked: Sequence[str] | None) -> Sequence[str]:

@@ -68,7 +68,8 @@ def size(nbytes: int | None, unit: str) -> str:
 
 
 def limit(nbytes: int, unit: str) -> str:
-    return f"{nbytes / UNITS[unit]:.4g} {unit}"
+    number = nbytes / UNITS[unit]
+    return f"{number:.4g} {unit}" if number < 1000 else f"{number:.0f} {unit}"
 
 
 def saving(row: Row) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
+from memprof.durable import replace
 from memprof.record import Record
 from memprof.report import charts, text
 
@@ -42,7 +43,7 @@ def _replace(file: Path, write_to: Callable[[Path], None]) -> Path:
     unfinished = file.with_name(f".unfinished-{os.getpid()}-{file.name}")
     try:
         write_to(unfinished)
-        os.replace(unfinished, file)
+        replace(unfinished, file)
     finally:
         unfinished.unlink(missing_ok=True)
     return file

@@ -10,6 +10,8 @@ from memprof.errors import MemprofError
 from memprof.record import Interval, Memory, Record
 from memprof.report.describe import BASELINE, labels, plain
 
+TOO_SMALL = 2**30 // 100
+"""a peak below this is nothing but "0.01" or less in GiB"""
 WITNESSES = ("measured", "trace", "formula")
 """strongest first"""
 
@@ -74,6 +76,12 @@ def make_rows(records: Sequence[Record], *, by: str | None = None, fits: int | N
     baselines = _baselines(records)
     named = zip(records, labels(records), strict=True)
     return [_row(record, label, baselines.get(_surroundings(record)), by, fits) for record, label in named]
+
+
+def suitable_unit(records: Sequence[Record]) -> str:
+    """GiB, unless there is nothing to be read in it."""
+    peaks = [max(record.best.peak, record.best.refresh_peak or 0) for record in records if record.best]
+    return "MiB" if peaks and max(peaks) < TOO_SMALL else "GiB"
 
 
 def _row(record: Record, label: str, baseline: Record | None, by: str | None, fits: int | None) -> Row:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
@@ -17,8 +18,18 @@ if TYPE_CHECKING:
     import pandas
 
 _ESCAPES = str.maketrans(
-    {"&": "&amp;", "<": "&lt;", ">": "&gt;", "|": "\\|", "@": "&#64;", **{char: f"\\{char}" for char in "\\`*[]~"}}
+    {
+        "&": "&amp;",
+        "<": "&lt;",
+        ">": "&gt;",
+        "|": "\\|",
+        "@": "&#64;",
+        "$": "<span>$</span>",
+        **{char: f"\\{char}" for char in "\\`*[]~"},
+    }
 )
+_EMPHASIS = re.compile(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
+"""an underscore at a word's end; within one, as in optimizer_state, it is only itself"""
 _NESTED = {
     "peak_by_category": CATEGORIES,
     "step_seconds": (FORWARD, BACKWARD, OPTIMIZER, REFRESH),
@@ -46,7 +57,7 @@ def markdown(
 
 def escape(text: str) -> str:
     """Text that Markdown shows as it is, also inside a table's cell."""
-    return " ".join(text.split()).translate(_ESCAPES)
+    return _EMPHASIS.sub(r"\\_", " ".join(text.split()).translate(_ESCAPES))
 
 
 def to_frame(records: Sequence[Record]) -> pandas.DataFrame:

@@ -57,6 +57,56 @@ def document(**changes: Any) -> str:
     return json.dumps({"schema_version": 1, "environment": {}, "records": [record], **changes})
 
 
+def test_a_budgets_former_record_is_found_by_its_name(tmp_path: Path, record: MakeRecord) -> None:
+    path, cuda = tmp_path / "base.json", record(device="cuda", record_id="on-cuda")
+    write_baseline(path, [cuda], {}, "cuda", {"b": "on-cuda"})
+    write_baseline(path, [record(record_id="old")], {}, None, {"b": "old", "gone": "old"})
+    write_baseline(path, [record(record_id="new")], {}, None, {"b": "new"})
+    found = read_baseline(path)
+    assert found is not None and found.budgets == {"b": ["on-cuda", "new"]}
+    assert found.former("b", "cuda") == cuda and found.former("b", None) == record(record_id="new")
+    assert found.former("b", "cpu") is None and found.former("gone", None) is None
+
+
+def test_an_update_elsewhere_does_not_rename_the_machine_of_what_it_keeps(tmp_path: Path, record: MakeRecord) -> None:
+    """Speeds are held against those of that machine; a trace, or a processor's run, says nothing of a GPU's."""
+    path, cuda = tmp_path / "base.json", record(device="cuda", record_id="on-cuda")
+    there = {"gpu": "H200", "platform": "Linux x86_64", "torch": "2.11.0"}
+    write_baseline(path, [cuda], there, "cuda")
+    write_baseline(path, [record(record_id="traced")], {"platform": "Darwin arm64", "torch": "2.12.0"}, None)
+    found = read_baseline(path)
+    assert found is not None and found.environment == there | {"torch": "2.12.0"}
+    write_baseline(path, [record(device="cpu", record_id="on-cpu")], {"gpu": None, "threads": "1"}, "cpu")
+    found = read_baseline(path)
+    assert found is not None and found.environment == there | {"torch": "2.12.0", "threads": "1"}
+
+
+def test_what_is_replaced_keeps_its_mode_and_its_links(tmp_path: Path) -> None:
+    file, link = tmp_path / "private.toml", tmp_path / "link.toml"
+    file.write_text("old")
+    file.chmod(0o600)
+    link.symlink_to("private.toml")
+    replace_file(link, "new")
+    assert link.is_symlink() and file.read_text() == "new" and file.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("[]", "it is not a document of memprof"),
+        ('{"schema_version": 1, "records": []}', "its environment is not a table of facts"),
+        ('{"schema_version": 1, "environment": {}}', "its records are not a list of records"),
+        ('{"schema_version": 1, "environment": {}, "records": [], "budgets": []}', "its budgets are not a table of li"),
+        ('{"schema_version": 1, "environment": {}, "records": [], "budgets": {"b": [1]}}', "its budgets are not ids"),
+    ],
+)
+def test_what_is_wrong_with_a_baseline_is_told_in_words(tmp_path: Path, content: str, reason: str) -> None:
+    (tmp_path / "base.json").write_text(content)
+    with pytest.raises(MemprofError) as error:
+        read_baseline(tmp_path / "base.json")
+    assert f"base.json is no baseline ({reason}" in str(error.value)
+
+
 def changed(*path: str, value: object) -> str:
     body = json.loads(document())
     inner = body["records"][0]
@@ -105,3 +155,13 @@ def test_a_damaged_baseline_is_read_or_refused(
         read_baseline(path)
     except MemprofError as error:
         assert "\n" not in str(error)
+
+
+def test_a_baseline_is_on_the_disk_before_it_takes_the_old_ones_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a power cut there is the old one or the new one, never an empty file."""
+    synced: list[str] = []
+    monkeypatch.setattr(os, "fsync", lambda number: synced.append(Path(f"/proc/self/fd/{number}").resolve().name))
+    replace_file(tmp_path / "baseline.json", "{}")
+    assert synced == [f".unfinished-{os.getpid()}-baseline.json", tmp_path.name]

@@ -50,7 +50,7 @@ def test_what_a_trace_has_not_is_not_called_a_pass(budgets: WriteBudgets, record
     assert check.verdict is Verdict.NOT_MEASURED and check.why == ("a trace has no such figure; --measure has",)
     measured = one(check_records(budgets(f'{key} = "1 GiB"').budgets, [record(device="cpu")]))
     ways = {"reserved": "limit `device`", "device": "memprof doctor"}
-    assert measured.verdict is Verdict.NOT_MEASURED and ways[key] in measured.why[0]
+    assert measured.verdict is Verdict.BROKEN and ways[key] in measured.why[0]
 
 
 def test_a_measured_record_is_gated_by_its_measurement(budgets: WriteBudgets, record: MakeRecord) -> None:
@@ -91,6 +91,8 @@ def test_no_baseline_is_never_a_pass(budgets: WriteBudgets, record: MakeRecord) 
         check_records(file.budgets, [record()], baseline(record(record_id="other")))
     with pytest.raises(NothingToDoError, match="base.json has no record of this scenario"):
         check_records(file.budgets, [record()], baseline(record(status="oom")))
+    with pytest.raises(NothingToDoError, match="no record measured on cuda; accept it with .* --device cuda --update"):
+        check_records(file.budgets, [record(device="cuda")], baseline(record(record_id="traced")))
     of_reserved = budgets('max_increase = { reserved = "1%" }')
     with pytest.raises(NothingToDoError, match="base.json has no reserved for this scenario"):
         check_records(of_reserved.budgets, [record(device="cuda", reserved=5)], baseline(record(device="cuda")))
@@ -137,6 +139,63 @@ def test_a_ratio_holds_both_intervals_apart(
     file = budgets("min_examples_per_second_ratio = 0.5\ngate_throughput = true")
     old = baseline(record(device="cpu", speed=(18, 20, 22)))
     assert one(check_records(file.budgets, [record(device="cpu", speed=speed)], old)).verdict is verdict
+
+
+@pytest.mark.parametrize(
+    "speed, verdict", [((40.0, 41, 42), Verdict.INCONCLUSIVE), ((1.0, 1.1, 1.2), Verdict.INCONCLUSIVE)]
+)
+@pytest.mark.parametrize("fact", ["gpu", "threads", "platform"])
+def test_another_machines_speed_gives_no_verdict(
+    budgets: WriteBudgets, record: MakeRecord, fact: str, speed: tuple[float, float, float], verdict: Verdict
+) -> None:
+    file = budgets("min_examples_per_second_ratio = 0.9\ngate_throughput = true")
+    old, seen = baseline(record(device="cuda", speed=(18, 20, 22)), **{fact: "old"}), record(device="cuda", speed=speed)
+    check = one(check_records(file.budgets, [seen], old, {fact: "new"}))
+    assert check.verdict is verdict and check.why == (f"the baseline is of {fact} old, this is {fact} new",)
+    assert one(check_records(file.budgets, [seen], old, {fact: "old"})).verdict is not Verdict.INCONCLUSIVE
+
+
+@pytest.mark.parametrize("now", [4, 6])
+def test_what_another_machine_reserves_gives_no_verdict(budgets: WriteBudgets, record: MakeRecord, now: int) -> None:
+    file = budgets('max_increase = { reserved = "0%", peak = "0%" }')
+    old = baseline(record(device="cuda", reserved=5), gpu="Tesla T4")
+    found = check_records(file.budgets, [record(device="cuda", reserved=now)], old, {"gpu": "NVIDIA H200"})
+    assert [check.verdict for check in found] == [Verdict.INCONCLUSIVE, Verdict.PASS]
+
+
+def test_a_disturbed_run_proves_no_speed(budgets: WriteBudgets, record: MakeRecord) -> None:
+    seen = dataclasses.replace(record(device="cpu", speed=(1, 2, 3)), flags=("throttled",))
+    check = one(check_records(budgets("min_examples_per_second = 10\ngate_throughput = true").budgets, [seen]))
+    assert check.verdict is Verdict.INCONCLUSIVE and check.why == ("the run is flagged throttled",)
+
+
+def test_what_is_inconclusive_says_whose_interval_it_is(budgets: WriteBudgets, record: MakeRecord) -> None:
+    """288 (268 to 302) holds 259, the limit, with room; the baseline's own interval is what has none."""
+    seen = record(device="cpu", speed=(268, 288, 302))
+    check = one(check_records(budgets("min_examples_per_second_ratio = 0.9").budgets, [seen], baseline(seen)))
+    assert check.verdict is Verdict.INCONCLUSIVE and check.why[0] == (
+        "the interval of 268 to 302 examples per second is not clear of the limit, the interval of 241 to 272"
+    )
+
+
+def changed(record: MakeRecord, **sizes: int) -> tuple[Baseline, Record]:
+    old, new = record(record_id="old"), record((100, 100, 300, 50, 50), record_id="new")
+    old.scenario["batch_size"], new.scenario["batch_size"] = 2, 3
+    return dataclasses.replace(baseline(old), budgets={"b": ["old"]}), new
+
+
+def test_a_changed_scenario_is_held_against_the_budgets_former_one(budgets: WriteBudgets, record: MakeRecord) -> None:
+    old, new = changed(record)
+    check = one(check_records(budgets('max_increase = "1%"').budgets, [new], old))
+    assert (check.verdict, check.bound, check.actual) == (Verdict.CHANGED, 505 * MIB, 600 * MIB)
+    assert check.why[:2] == (
+        "base.json has another scenario for this budget: batch_size (2 before, 3 after)",
+        "since base.json peak grew by 100.00 MiB (+20.0%): optimizer_state +100.00 MiB (1.00 x param)",
+    )
+    lighter = one(check_records(budgets('max_increase = { grad = "1%" }').budgets, [new], old))
+    assert lighter.verdict is Verdict.CHANGED and lighter.why[1:] == (
+        "grad did not grow: there it was 100.00 MiB",
+    )  # fmt: skip
 
 
 def test_a_trace_has_no_speed(budgets: WriteBudgets, record: MakeRecord) -> None:

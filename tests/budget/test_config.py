@@ -83,6 +83,25 @@ def test_a_model_path_counts_from_the_file(tmp_path: Path) -> None:
     assert budget.scenario["model"] == str(tmp_path / "llama" / "config.json")
 
 
+def test_two_files_in_a_folder_have_a_baseline_each(tmp_path: Path) -> None:
+    for name, baseline in (("memprof.toml", "memprof"), ("big.toml", "big")):
+        (tmp_path / name).write_text('[[budget]]\nname = "b"\npeak = "1 GiB"\n')
+        assert read_budgets(tmp_path / name).baseline == tmp_path / f"{baseline}-baseline.json"
+
+
+def test_a_baseline_is_no_link_out_of_its_folder(tmp_path: Path) -> None:
+    """The file is data: it must not choose what --update writes, nor what a check reads."""
+    inner = tmp_path / "inner"
+    inner.mkdir()
+    (inner / "memprof.toml").write_text('[[budget]]\nname = "b"\npeak = "1 GiB"\n')
+    (inner / "memprof-baseline.json").symlink_to("accepted.json")
+    assert read_budgets(inner / "memprof.toml").baseline == inner / "memprof-baseline.json"
+    (inner / "memprof-baseline.json").unlink()
+    (inner / "memprof-baseline.json").symlink_to("../outside.json")
+    with pytest.raises(MemprofError, match="is a link that leads out of its folder"):
+        read_budgets(inner / "memprof.toml")
+
+
 BUDGET = '[[budget]]\nname = "b"\n'
 ERRORS = {
     "peek": (BUDGET + 'peek = "1 GiB"', "memprof.toml:3: unknown key 'peek'; choose from name, model"),
@@ -91,6 +110,14 @@ ERRORS = {
     "a bare number": (BUDGET + "peak = 9500", "memprof.toml:3: peak must be text with a unit, such as \"9.5 GiB\""),
     "no unit": (BUDGET + 'peak = "9500"', "memprof.toml:3: peak: size '9500' is not a number with a unit"),
     "half a percent sign": (BUDGET + 'max_increase = "one %"', "memprof.toml:3: max_increase: increase 'one %'"),
+    "a long size": (BUDGET + f'peak = "1 GiB{" " * 100}but I meant 1 KiB"', "peak is too long; it may have 100 char"),
+    "a long increase": (BUDGET + f'max_increase = "1%{" " * 120}x"', "max_increase is too long; it may have 100 char"),
+    "a far too large percentage": (BUDGET + 'max_increase = "1000000%"', "it may be 0% to 1000%"),
+    "a float for a size": (BUDGET + "peak = 9.5", 'must be text with a unit, such as "9.5 GiB", not 9.5'),
+    "a gate of nothing": (BUDGET + 'peak = "1 GiB"\ngate_throughput = true', "memprof.toml:4: gate_throughput gates n"),
+    "endless accumulation": (BUDGET + "accumulation = 2147483647", "must be from 1 to 1024"),
+    "an empty setting": (BUDGET + 'method = "galore:"', "memprof.toml:3: method 'galore:' has no settings after its c"),
+    "nearly a key": (BUDGET + 'optimiser_state = "1 GiB"', "; perhaps optimizer_state is meant"),
     "too large a percentage": (BUDGET + 'max_increase = "1001%"', "it may be 0% to 1000%"),
     "a bare increase": (BUDGET + "max_increase = 1", 'max_increase must be text with a unit, such as "1%"'),
     "an increase of nothing": (BUDGET + "max_increase = {}", "budget 'b' has no limit; add one of param"),
@@ -104,7 +131,7 @@ ERRORS = {
     "a table": ('[budget]\nname = "b"', "budget must be a list of tables"),
     "numbers": ("budget = [1]", "budget must be a list of tables"),
     "text for an integer": (BUDGET + 'batch_size = "8"', "memprof.toml:3: batch_size must be an integer, not '8'"),
-    "true for an integer": (BUDGET + "batch_size = true", "batch_size must be an integer, not 'True'"),
+    "true for an integer": (BUDGET + "batch_size = true", "batch_size must be an integer, not true"),
     "0": (BUDGET + "batch_size = 0", "memprof.toml:3: batch_size 0 is out of range; it must be from 1"),
     "a huge integer": (BUDGET + "seed = 9999999999", "seed 9999999999 is out of range"),
     "an integer for text": (BUDGET + "model = 1", "memprof.toml:3: model must be text in quotes"),
@@ -145,8 +172,16 @@ def test_a_file_without_budgets_is_nothing_to_do(tmp_path: Path, text: str) -> N
 def test_a_file_that_is_not_there_or_not_text(tmp_path: Path) -> None:
     with pytest.raises(MemprofError, match="no budget file nowhere.toml"):
         read_budgets(tmp_path / "nowhere.toml")
-    with pytest.raises(MemprofError, match="no budget file"):
+    with pytest.raises(MemprofError, match="is a folder; name a file in it"):
         read_budgets(tmp_path)
+    (tmp_path / "link.toml").symlink_to("nothing")
+    with pytest.raises(MemprofError, match="budget file link.toml is a link to nothing"):
+        read_budgets(tmp_path / "link.toml")
+    with pytest.raises(MemprofError, match="budget file null is no regular file"):
+        read_budgets("/dev/null")
+    (tmp_path / "memprof.toml").write_text("\ufeff" + GOOD)
+    with pytest.raises(MemprofError, match="it begins with a byte order mark; save it without"):
+        read_budgets(tmp_path / "memprof.toml")
     (tmp_path / "memprof.toml").write_bytes(b"\xff\xfe")
     with pytest.raises(MemprofError, match="it is not UTF-8"):
         read_budgets(tmp_path / "memprof.toml")

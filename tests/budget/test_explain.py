@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from memprof.budget.baseline import Baseline
@@ -39,6 +41,14 @@ def test_a_limit_that_was_broken_before_is_told_so(budgets: WriteBudgets, record
     assert why(budgets, record(), record()) == (
         "peak did not grow since base.json: the limit is below what was accepted there",
     )
+
+
+def test_a_growth_in_no_category_ends_in_no_empty_list(budgets: WriteBudgets, record: MakeRecord) -> None:
+    """A baseline may say so: its figures are data."""
+    old = record()
+    assert old.trace is not None
+    lower = dataclasses.replace(old, trace=dataclasses.replace(old.trace, peak=old.trace.peak - 2**20))
+    assert why(budgets, record(), lower)[0] == "since base.json peak grew by 1.00 MiB (+0.2%)"
 
 
 @pytest.mark.parametrize("torch, said", [("2.11.0+cu130", 0), ("2.12.0", 1)])

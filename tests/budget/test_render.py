@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from xml.etree import ElementTree
@@ -13,7 +14,15 @@ from hypothesis import strategies as st
 from memprof.budget import text
 from memprof.budget.baseline import Baseline
 from memprof.budget.check import check_records
-from memprof.budget.github import MAX_SUMMARY, command, summary_within_limit, workflow_commands
+from memprof.budget.github import (
+    MAX_SUMMARY,
+    command,
+    error_command,
+    inert,
+    inert_json,
+    summary_within_limit,
+    workflow_commands,
+)
 from memprof.budget.junit import junit
 from memprof.budget.run import Outcome
 from memprof.record import Record
@@ -50,14 +59,14 @@ def test_rows_by_hand(failed: Outcome) -> None:
         (NAME, "peak", "499 MiB", "500.00 MiB", "-1.00 MiB (-0.2%)", "FAIL"),
         (NAME, "grad", "90.90 MiB (+1%)", "100.00 MiB", "-9.10 MiB (-10.0%)", "FAIL"),
         (NAME, "param", "1 GiB", "100.00 MiB", "+924.00 MiB (+90.2%)", "pass"),
-        (NAME, "reserved", "1 GiB", "-", "-", "not measured"),
+        (NAME, "reserved", "1 GiB", "-", "-", "broken"),
         (NAME, "examples_per_second", "9/s", "9.5/s (8 to 1,234)", "+0.5/s (+5.6%)", "inconclusive"),
     ]
-    assert text.summary(failed) == "memprof.toml, measured on cpu: 1 pass, 2 FAIL, 1 inconclusive, 1 not measured"
+    assert text.summary(failed) == "memprof.toml, measured on cpu: 1 pass, 2 FAIL, 1 inconclusive, 1 broken"
 
 
 def test_remarks_say_what_to_do(failed: Outcome) -> None:
-    peak, grad, speed, reserved = text.remarks(failed)
+    peak, grad, reserved, speed = text.remarks(failed)
     assert peak.splitlines() == [
         f"{NAME}: peak is 500.00 MiB, 1.00 MiB over the limit of 499 MiB",
         "  since base.json peak grew by 10.00 MiB (+2.0%): grad +10.00 MiB (0.10 x param)",
@@ -67,14 +76,14 @@ def test_remarks_say_what_to_do(failed: Outcome) -> None:
     ]
     assert grad.splitlines()[-1] == (
         "  if this is meant, edit max_increase.grad at memprof.toml:5; "
-        "or accept the new figures: memprof check --update"
+        "or accept the new figures: memprof check --device cpu --update"
     )
     why = "no allocator reserves memory on a CPU; limit `device`, the resident set, instead"
-    assert reserved == f"reserved of {NAME} is not measured: {why}"
+    assert reserved == f"{NAME}: reserved is not known\n  {why}\n  message: ask <me>, 100%: now\n"
     assert speed.splitlines() == [
         f"{NAME}: examples_per_second is 9.5/s (8 to 1,234), at least 9/s is asked for: inconclusive",
-        "  the interval of 8 to 1,234 examples per second has the limit inside it, 9",
-        "  more --steps make it narrower",
+        "  the interval of 8 to 1,234 examples per second is not clear of the limit, 9",
+        "  more --steps make an interval narrower",
         "  message: ask <me>, 100%: now",
     ]
 
@@ -87,8 +96,13 @@ def test_a_reason_is_told_once(budgets: WriteBudgets, record: MakeRecord) -> Non
     broken = record(status="oom", reason="no room", device="cuda")
     found = outcome(budgets, broken, record(), '[[budget]]\nname = "a"\npeak = "1 B"\nparam = "1 B"')
     first, second = text.remarks(found)
-    assert first == "a: peak is not known: the run ended otherwise than well\n  oom: no room\n"
-    assert second == "a: param is not known: the run ended otherwise than well\n  for the same reason\n"
+    assert first == "a: peak is not known\n  oom: no room\n"
+    assert second == "a: param is not known\n  for the same reason as its peak\n"
+    found = outcome(budgets, broken, record(), '[[budget]]\nname = "a"\npeak = "1 B"')
+    other = dataclasses.replace(found.checks[0].budget, name="b")
+    twice = [found.checks[0], dataclasses.replace(found.checks[0], budget=other)]
+    first, second = text.remarks(dataclasses.replace(found, checks=twice))
+    assert second == "b: peak is not known\n  oom: no room\n"  # another budget's line may be far above
 
 
 def test_markdown_shows_names_as_they_are(failed: Outcome) -> None:
@@ -106,12 +120,14 @@ def test_json_has_bytes_and_lines(failed: Outcome) -> None:
     assert (peak["limit"], peak["actual"], peak["headroom"]) == (499 * 2**20, 500 * 2**20, -(2**20))
     assert (peak["verdict"], peak["line"], peak["written"]) == ("fail", 4, "499 MiB")
     assert len(body["records"]) == 1
+    reserved = body["checks"][3]
+    assert (reserved["limit"], reserved["actual"], reserved["verdict"]) == (2**30, None, "broken")
 
 
 def test_junit_is_xml_with_a_case_for_each_limit(failed: Outcome) -> None:
     suite = ElementTree.fromstring(junit(failed))[0]
     assert {key: suite.get(key) for key in ("tests", "failures", "errors", "skipped")} == {
-        "tests": "5", "failures": "2", "errors": "0", "skipped": "2"
+        "tests": "5", "failures": "2", "errors": "1", "skipped": "1"
     }  # fmt: skip
     case = suite[0]
     assert (case.get("classname"), case.get("name"), case.get("line")) == (NAME, "peak limit", "4")
@@ -121,11 +137,17 @@ def test_junit_is_xml_with_a_case_for_each_limit(failed: Outcome) -> None:
 
 
 def test_commands_by_hand(failed: Outcome, tmp_path: Path) -> None:
-    first, _, third = workflow_commands(failed, str(tmp_path.parent))
+    first, _, broken, third = workflow_commands(failed, str(tmp_path.parent))
     place = f"file={tmp_path.name}/memprof.toml,line=4"
     assert first.startswith(f"::error title=memprof%3A a <b>|*&%25%2C%3A \u00e9%2C peak,{place}::a <b>|*&%25,: ")
     assert "\n" not in first and "%0Athe peak is in backward%0Amessage: ask <me>, 100%25: now%0A" in first
-    assert third.startswith("::notice ")
+    assert broken.startswith("::error ") and third.startswith("::notice ")
+
+
+def test_no_text_is_a_runners_command() -> None:
+    """The first form, `##[...]`, is one wherever it stands in a line."""
+    assert "##[" not in inert("a ##[error]b") + error_command("##[add-mask]GiB") + inert_json('"##[x]"')
+    assert json.loads(inert_json(json.dumps("###[x]"))) == "###[x]"
 
 
 @pytest.mark.parametrize(

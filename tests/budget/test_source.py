@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memprof.budget.source import load_source
+from memprof.budget.source import load_source, shown
 
 TRICKY = '''\
 # peak = "1 GiB"
@@ -86,3 +86,17 @@ def test_a_line_is_where_the_key_was_written(
             line = source.line(index, key)
             assert line is not None and written[line - 1].startswith(key)
             assert written[:line].count("[[budget]]") == index + 1
+
+
+@pytest.mark.parametrize(
+    ("path", "named"),
+    [
+        ("memprof.toml", "memprof.toml"),
+        ("below/memprof.toml", "below/memprof.toml"),
+        ("below/../memprof.toml", "memprof.toml"),
+        ("../../alice/secret/memprof.toml", "memprof.toml"),
+        ("/home/alice/memprof.toml", "memprof.toml"),
+    ],
+)
+def test_a_report_names_a_file_without_folders_that_lie_elsewhere(path: str, named: str) -> None:
+    assert shown(Path(path)) == named

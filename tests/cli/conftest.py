@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import memprof.cli.main
+from memprof.interrupt import SIGNALS
 
 ROOT = Path(__file__).parents[2]
 
@@ -26,8 +27,12 @@ class Outcome:
 
 @pytest.fixture(autouse=True)
 def _signals() -> Iterator[None]:
-    """`main` takes over the signals that end a program; give them back."""
-    kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    """`main` takes over the signals that end a program; give them back.
+
+    What was ignored when these tests were started would stay so: a script does that to what it starts with `&`.
+    """
+    kept = {number: signal.signal(number, signal.SIG_DFL) for number in SIGNALS}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     for number, handler in kept.items():
         signal.signal(number, handler)

@@ -20,6 +20,8 @@ import memprof.api
 from memprof import catalogue
 from memprof.budget.baseline import read_baseline
 from memprof.budget.config import Budget, read_budgets
+from memprof.budget.run import check_file
+from memprof.errors import MemprofError
 from memprof.methods.adamw import AdamW
 from memprof.record import Record
 from memprof.runner import run_cell
@@ -91,7 +93,18 @@ def test_a_budget_that_fails(memprof_main: Main) -> None:
         (
             DEFAULTS + BUDGET + 'reserved = "1 GiB"\n',
             5,
-            "memprof.toml has no limit that a trace can check; use --measure",
+            "memprof.toml:8: budget 'small' has no limit that a trace can check; use --measure",
+        ),
+        (
+            PASSING + '[[budget]]\nname = "fast"\nmin_examples_per_second = 9\ngate_throughput = true\n',
+            5,
+            "memprof.toml:11: budget 'fast' has no limit that a trace can check; use --measure",
+        ),
+        (PASSING + "rank = 4\n", 2, "memprof.toml:10: rank 4 is not used: adamw has no rank; remove it"),
+        (
+            PASSING + 'rank = 4\nmethod = "galore:rank=8"\n',
+            2,
+            "memprof.toml:10: rank 4 is not used: galore has rank 8 from its own settings; remove it",
         ),
     ],
 )
@@ -127,12 +140,39 @@ def test_update_accepts_and_touches_the_toml_in_no_byte(memprof_main: Main) -> N
     assert Path("memprof-baseline.json").read_bytes() == first
 
 
-def test_a_changed_scenario_has_no_baseline(memprof_main: Main) -> None:
+def test_a_changed_scenario_is_shown_beside_the_accepted_one_and_is_no_pass(memprof_main: Main) -> None:
+    """A model's config.json that grew is the commonest regression of all."""
+    other = '[[budget]]\nname = "other"\nseed = 1\npeak = "1 GiB"\n'
+    write(RELATIVE + other)
+    assert memprof_main("check", "--update").code == 0
+    write(RELATIVE + "batch_size = 3\n" + other)  # before the other budget, of [[budget]] small
+    done = memprof_main("check")
+    assert (done.code, done.err) == (5, "")
+    assert "memprof.toml, by trace: 1 pass, 1 scenario changed\n" in done.out
+    told = done.out.splitlines()[-6:]
+    assert told[0].startswith("small: peak is ") and told[0].endswith(", of another scenario than was accepted")
+    assert told[1] == (
+        "  memprof-baseline.json has another scenario for this budget: batch_size (1 before, 3 after)"
+    )  # fmt: skip
+    assert told[2].startswith("  since memprof-baseline.json peak grew by ") and "activation +" in told[2]
+    assert told[-1] == "  if this is meant, accept it: memprof check --update"
+    assert memprof_main("check", "--update").code == 0 and memprof_main("check").code == 0
+
+
+def test_a_baseline_by_trace_is_not_said_to_have_changed(memprof_main: Main) -> None:
     write(RELATIVE)
     assert memprof_main("check", "--update").code == 0
-    write(RELATIVE + "seed = 1\n")
+    done = memprof_main("check", "--device", "cpu")
+    said = "memprof-baseline.json has no record measured on cpu; accept it with memprof check --device cpu --update"
+    assert done.code == 5 and said in done.err
+
+
+def test_a_new_budget_beside_an_accepted_one_has_no_baseline(memprof_main: Main) -> None:
+    write(RELATIVE)
+    assert memprof_main("check", "--update").code == 0
+    write(RELATIVE + '[[budget]]\nname = "new"\nseed = 1\nmax_increase = "0%"\n')
     done = memprof_main("check")
-    assert done.code == 5 and "memprof-baseline.json has no record of this scenario" in done.err
+    assert done.code == 5 and "memprof-baseline.json has no record of this scenario, which is new" in done.err
 
 
 def test_update_limits_changes_that_value_alone(memprof_main: Main) -> None:
@@ -254,27 +294,106 @@ def test_budgets_that_share_a_scenario_run_it_once(memprof_main: Main, monkeypat
 
 def test_measured_on_a_cpu(memprof_main: Main) -> None:
     write(PASSING + 'device = "1 TiB"\nreserved = "1 TiB"\nmin_examples_per_second = 1e9\n')
-    done = memprof_main("check", "--device", "cpu", "--steps", "3")
-    assert done.code == 0  # speed was not gated
-    assert "memprof.toml, measured on cpu: 2 pass, 1 warn, 1 not measured\n" in done.out
+    done = memprof_main("check", "--device", "cpu", "--steps", "6")
+    assert done.code == 3  # speed was not gated, but nobody has a figure for reserved
+    assert "memprof.toml, measured on cpu: 2 pass, 1 warn, 1 broken\n" in done.out
     write(PASSING + "min_examples_per_second = 1e9\ngate_throughput = true\n")
-    assert memprof_main("check", "--device", "cpu", "--steps", "3").code == 1
+    assert memprof_main("check", "--device", "cpu", "--steps", "6").code == 1
 
 
 def test_a_figure_that_is_not_to_be_had_says_why(memprof_main: Main) -> None:
     """Once for all the limits that have the same reason."""
-    more = '[[budget]]\nname = "other"\nreserved = "2 TiB"\n'
+    more = '[[budget]]\nname = "other"\nreserved = "2 TiB"\nparam = "1 TiB"\n'
     write(PASSING + 'reserved = "1 TiB"\n' + more)
     told = memprof_main("check").out.splitlines()
     assert told[-1] == "reserved of small, other is not measured: a trace has no such figure; --measure has"
-    measured = memprof_main("check", "--device", "cpu", "--steps", "2")
-    assert measured.code == 0 and "memprof.toml, measured on cpu: 1 pass, 2 not measured" in measured.out
+    measured = memprof_main("check", "--device", "cpu", "--steps", "6")
+    assert measured.code == 3 and "memprof.toml, measured on cpu: 2 pass, 2 broken" in measured.out
     why = "no allocator reserves memory on a CPU; limit `device`, the resident set, instead"
-    assert measured.out.splitlines()[-1] == f"reserved of small, other is not measured: {why}"
-    write(DEFAULTS + more)
-    done = memprof_main("check", "--device", "cpu", "--steps", "2")
-    assert (done.code, done.out) == (5, "")
-    assert done.err == f"memprof: memprof.toml has no limit that can be checked on cpu: {why}\n"
+    assert measured.out.splitlines()[-2:] == ["other: reserved is not known", f"  {why}"]
+
+
+def test_too_few_steps_for_an_interval_are_refused(memprof_main: Main, here: Path) -> None:
+    """Of 2 steps the interval holds the true median half the time: no ground for a verdict."""
+    file = read_budgets(write(PASSING + "min_examples_per_second = 1e9\ngate_throughput = true\n"))
+    with pytest.raises(MemprofError, match="5 steps are too few for an interval; a check times at least 6"):
+        check_file(file, device="cpu", steps=5)
+    assert memprof_main("check", "--device", "cpu", "--steps", "5").code == 2
+
+
+@pytest.mark.parametrize("option", ["--steps", "--timeout"])
+def test_what_only_a_measurement_heeds_is_refused_without_one(memprof_main: Main, option: str) -> None:
+    write(PASSING)
+    done = memprof_main("check", option, "100")
+    assert (done.code, done.err) == (2, f"memprof: {option} is for what is measured; add --measure, or leave it out\n")
+
+
+def test_a_baseline_of_its_own_name_is_overwritten_by_no_report(memprof_main: Main) -> None:
+    write(PASSING, "big.toml")
+    write("accepted", "big-baseline.json")
+    done = memprof_main("check", "big.toml", "--junit", "big-baseline.json")
+    assert done.code == 2 and Path("big-baseline.json").read_text() == "accepted"
+
+
+def test_budgets_that_nobody_reads_are_named(memprof_main: Main) -> None:
+    write(PASSING)
+    write('[[tool.memprof.budget]]\nname = "b"\npeak = "1 KiB"\n', "pyproject.toml")
+    done = memprof_main("check")
+    said = "memprof: [tool.memprof] in pyproject.toml is not read: memprof.toml goes before it\n"
+    assert (done.code, done.err) == (0, said)
+    assert memprof_main("check", "memprof.toml").err == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--markdown", "memprof.toml"], "--markdown would overwrite memprof.toml, which the check reads"),
+        (["--junit", "./memprof.toml"], "--junit would overwrite memprof.toml, which the check reads"),
+        (["--junit", "link.toml"], "--junit would overwrite link.toml, which the check reads"),
+        (["--junit", "memprof-baseline.json"], "--junit would overwrite memprof-baseline.json, which the check reads"),
+        (["--junit", "x", "--markdown", "./x"], "--junit and --markdown name the same file; they need two"),
+        (["--junit", "-"], "cannot write -: a report goes to a file; --json prints one on stdout"),
+    ],
+)
+def test_a_report_overwrites_nothing_that_is_read(
+    memprof_main: Main, here: Path, arguments: list[str], said: str
+) -> None:
+    path = write(PASSING)
+    (here / "link.toml").symlink_to("memprof.toml")
+    done = memprof_main("check", *arguments)
+    assert (done.code, done.out) == (2, "") and done.err.startswith(f"memprof: {said}")
+    assert path.read_text() == PASSING and sorted(each.name for each in here.iterdir()) == ["link.toml", "memprof.toml"]
+
+
+@pytest.mark.parametrize("text", [PASSING + "peek = 1\n", RELATIVE], ids=["a typo", "no baseline"])
+def test_a_check_without_a_result_is_told_where_its_result_was_to_go(
+    memprof_main: Main, monkeypatch: pytest.MonkeyPatch, here: Path, text: str
+) -> None:
+    write(text)
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(here / "summary.md"))
+    done = memprof_main("check", "--junit", "check.xml")
+    command, line = done.err.splitlines()
+    message = line.removeprefix("memprof: ")
+    assert done.code in (2, 5) and command == f"::error title=memprof::{message}"
+    assert (here / "summary.md").read_text().startswith("### Memory budgets\n\nmemprof.toml:")
+    suite = ElementTree.parse(here / "check.xml").getroot()[0]
+    assert (suite.get("tests"), suite.get("errors"), suite[0][0].get("message")) == ("1", "1", message)
+
+
+@pytest.mark.parametrize("text", [FAILING, FAILING + "peek = 1\n"], ids=["a failure", "an error"])
+@pytest.mark.parametrize("json_too", [False, True])
+def test_a_budget_files_words_are_no_runners_commands(
+    memprof_main: Main, monkeypatch: pytest.MonkeyPatch, text: str, json_too: bool
+) -> None:
+    """A pull request from a fork writes this file; `##[` is a command anywhere in a line of the log."""
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    odd = 'message = "##[add-mask]GiB"\n"##[key]" = 1\n' if "peek" in text else 'message = "##[add-mask]GiB"\n'
+    write(text.replace("peek = 1\n", "").replace('"small"', '"a ##[error]owned"') + odd)
+    done = memprof_main("check", *(["--json"] if json_too else []))
+    assert done.code in (1, 2) and "##[" not in done.out + done.err
+    if done.out and json_too:
+        assert json.loads(done.out)["checks"][0]["budget"] == "a ##[error]owned"
 
 
 def test_no_cuda_is_4(memprof_main: Main) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import getpass
 import json
 import os
+import pty
 import re
 import signal
 import socket
@@ -17,14 +20,15 @@ from typing import Any
 
 import psutil
 import pytest
+import torch
 from PIL import Image
 
 import memprof.api
 import memprof.runner
 from memprof.catalogue import CORE, METHODS
 from memprof.child import CellError
-from memprof.record import Record, Trace
-from memprof.run_file import RECORDS, load, read_environment
+from memprof.record import Measured, Record, Trace
+from memprof.run_file import RECORDS, load
 from memprof.runner import run_cell
 from memprof.scenario import Scenario
 from memprof.shapes import SHAPES
@@ -72,6 +76,8 @@ BAD: list[tuple[list[str], int, tuple[str, ...]]] = [
     (["--clip-grad-norm", "-1"], 2, ("-1", "finite number above 0")),
     (["--resume"], 2, ("-o",)),
     (["--force"], 2, ("-o",)),
+    (["-o", ""], 2, ("-o is empty", "-o runs/run1")),
+    (["-o", "", "--force"], 2, ("-o is empty",)),
     (["-o", "/dev/null/x"], 2, ("/dev/null/x", "Not a directory")),
     (["-o", "/dev/null"], 2, ("/dev/null", "folder")),
     (["--dtype", "amp"], 4, ("dtype amp", "not built yet")),
@@ -183,10 +189,16 @@ def test_bad_usage_through_the_real_program(memprof_process: Main) -> None:
 
 def test_json_is_one_document_and_the_same_bytes_twice(memprof_process: Main) -> None:
     first, second = (memprof_process(*QUICK, "--json") for _ in range(2))
-    assert (first.code, first.err) == (0, "")
+    assert first.code == 0 and first.err == "".join(done_lines(CORE))
     assert first.out == second.out
     found = json.loads(first.out)
     assert [record["scenario"]["method"] for record in found["records"]] == list(CORE)
+
+
+def done_lines(names: Sequence[str], of: int | None = None, after: int = 0) -> list[str]:
+    """What stderr says where it is no terminal: a line for each cell that has finished."""
+    whole = len(names) if of is None else of
+    return [f"memprof: {count} of {whole} done: {name}\n" for count, name in enumerate(names, after + 1)]
 
 
 MEMORY = {"param", "grad", "optimizer_state", "activation", "extra", "peak", "peak_phase", "peak_by_category",
@@ -227,7 +239,7 @@ def test_without_a_measurement_it_is_null(memprof_main: Main) -> None:
 
 def test_the_screen_is_a_table_on_stdout_alone(memprof_main: Main) -> None:
     outcome = memprof_main(*QUICK, "--unit", "KiB", "--fits", "1MiB")
-    assert (outcome.code, outcome.err) == (0, "")
+    assert outcome.code == 0 and outcome.err == "".join(done_lines(CORE))
     for name in (*CORE, "Param", "Grad", "OS", "Act", "Extra", "Peak", "vs AdamW", "baseline", "Fits"):
         assert name in outcome.out
 
@@ -251,7 +263,8 @@ def test_all_methods_by_one_word(memprof_main: Main) -> None:
 def test_a_run_is_kept_whole(memprof_main: Main, tmp_path: Path) -> None:
     run = tmp_path / "run"
     outcome = memprof_main(*TWO, "-o", str(run))
-    assert outcome.code == 0 and outcome.err == f"memprof: kept in {run}\n"
+    assert outcome.code == 0
+    assert outcome.err == "".join([*done_lines(["adamw", "lora"]), f"memprof: kept in {run}\n"])
     assert {file.name for file in run.iterdir()} == {RECORDS, *RENDERED}
     assert [record.method for record in load(run)] == ["adamw", "lora"]
     document = json.loads(memprof_main(*TWO, "--json").out)["records"]
@@ -294,7 +307,10 @@ def test_resume_runs_exactly_what_is_missing(memprof_main: Main, tmp_path: Path,
     ran.clear()
     memprof_main(*three, "-o", run, "--resume")
     assert ran == []
-    assert_refused(memprof_main(*three, "-o", run, "--resume", "--dtype", "fp32"), 2, ("other scenarios", "--force"))
+    dtypes = ("other scenarios", "dtype (bf16 before, fp32 after)", "--force")
+    assert_refused(memprof_main(*three, "-o", run, "--resume", "--dtype", "fp32"), 2, dtypes)
+    ranks = ("other scenarios", "lora of 9m differs in rank (32 before, 4 after)", "--force")
+    assert_refused(memprof_main(*TWO, "-o", run, "--resume", "--rank", "4"), 2, ranks)
     assert ran == []
 
 
@@ -306,7 +322,8 @@ def test_a_run_that_goes_on_with_other_cells_still_shows_all_of_them(
     memprof_main(*TWO, "-o", str(run))
     outcome = memprof_main(*QUICK, "--method", "galore", "--method", "lora", "-o", str(run), "--resume")
     assert outcome.code == 0 and ran == ["adamw", "lora", "galore"]
-    assert outcome.err == f"memprof: kept in {run} with 1 cell of earlier commands; its tables show all 3\n"
+    kept = f"memprof: kept in {run} with 1 cell of earlier commands; its tables show all 3\n"
+    assert outcome.err == "".join([*done_lines(["galore"], of=2, after=1), kept])
     assert "galore" in outcome.out and "lora" in outcome.out and "\nadamw " not in outcome.out
     table = (run / "table.md").read_text()
     rows = [line.split(" | ")[0].removeprefix("| ") for line in table.splitlines() if line.startswith("| ")]
@@ -362,10 +379,88 @@ def test_an_interrupt_keeps_what_had_finished(
 
     monkeypatch.setattr(memprof.api, "run_cell", interrupted)
     outcome = memprof_main(*TWO, "-o", str(tmp_path / "run"))
-    assert outcome.code == 130 and "interrupted" in outcome.err and "Traceback" not in outcome.err
+    assert outcome.code == 130
+    told = f"memprof: interrupted; what had finished is kept in {tmp_path / 'run'}; --resume goes on\n"
+    assert outcome.err == "".join([*done_lines(["adamw"], of=2), told])
     records = load(tmp_path / "run")
     assert [(record.method, record.status) for record in records] == [("adamw", "ok"), ("lora", "interrupted")]
     assert {file.name for file in (tmp_path / "run").iterdir()} == {RECORDS}
+
+
+@pytest.mark.parametrize("command", ["compare", "check"])
+def test_an_interrupt_where_nothing_is_kept_promises_nothing(
+    memprof_main: Main, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.setattr(memprof.api, "run_cell", lambda *_, **__: os.kill(os.getpid(), signal.SIGINT))
+    budget = tmp_path / "memprof.toml"
+    budget.write_text('[[budget]]\nname = "one"\nmodel = "9m"\npeak = "1 GiB"\n')
+    outcome = memprof_main(*(TWO if command == "compare" else ["check", str(budget)]))
+    assert outcome.code == 130
+    assert outcome.err == f"memprof: interrupted{'; nothing is kept without -o' if command == 'compare' else ''}\n"
+
+
+def test_a_run_that_was_killed_shows_what_it_has(memprof_main: Main, tmp_path: Path, ran: list[str]) -> None:
+    """Its tables are not made yet; asking for one of its finished cells makes those of them all, and runs nothing."""
+    run = tmp_path / "run"
+    three = [*TWO, "--method", "galore"]
+    memprof_main(*three, "-o", str(run))
+    for name in RENDERED:
+        (run / name).unlink()
+    lines = (run / RECORDS).read_bytes().splitlines(keepends=True)
+    (run / RECORDS).write_bytes(b"".join([*lines[:3], lines[3][:50]]))
+    ran.clear()
+    assert memprof_main(*QUICK, "--method", "adamw", "-o", str(run), "--resume").code == 0
+    assert ran == [] and {file.name for file in run.iterdir()} == {RECORDS, *RENDERED}
+    table = (run / "table.md").read_text()
+    assert "| adamw |" in table and "| lora |" in table and "galore" not in table
+    assert memprof_main(*three, "-o", str(run), "--resume").code == 0
+    assert ran == ["galore"] and "| galore |" in (run / "table.md").read_text()
+
+
+def test_other_steps_do_not_come_beside_those_of_the_run(
+    memprof_main: Main, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memprof.api, "describe_device", lambda kind: {"device": kind})
+    monkeypatch.setattr(memprof.runner, "measure_in_child", lambda *_: MEASURED_FIGURES)
+    run = str(tmp_path / "run")
+    measured = ["--device", "cpu", "-o", run]
+    assert memprof_main(*TWO, *measured, "--steps", "200").code == 0
+    more = [*TWO, "--method", "galore", *measured, "--resume"]
+    assert_refused(memprof_main(*more, "--steps", "3"), 2, (run, "steps (200 there, 3 here)", "--force"))
+    assert memprof_main(*more, "--steps", "200").code == 0
+    (tmp_path / "run" / RECORDS).write_text(
+        (tmp_path / "run" / RECORDS).read_text().replace(torch.__version__, "1.0-other", 1)
+    )
+    says = ("other facts", f"torch (1.0-other there, {torch.__version__} here)")
+    assert_refused(memprof_main(*more, "--steps", "200"), 2, says)
+    assert_refused(memprof_main(*TWO, "--no-measure", "-o", run, "--resume"), 2, ("device (cpu before, null after)",))
+
+
+PARTS = {"param": 1, "grad": 1, "optimizer_state": 2, "activation": 1, "extra": 0}
+MEASURED_FIGURES = Measured(**PARTS, peak=5, peak_phase="backward", peak_by_category=PARTS, steady=3)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "unit"), [([], "MiB"), (["--unit", "GiB"], "GiB"), (["--seq", "256", "--batch", "8"], "GiB")]
+)
+def test_the_unit_is_one_in_which_there_is_something_to_read(
+    memprof_main: Main, tmp_path: Path, arguments: list[str], unit: str
+) -> None:
+    """The same on the screen and in the folder; 9m at one layer has a peak of 3 MiB with the short sequence."""
+    run = tmp_path / "run"
+    outcome = memprof_main(*TWO, "-o", str(run), "--fits", "24GiB", *arguments)
+    assert f"9m: memory of a training step, {unit}" in outcome.out
+    assert f"{24576 if unit == 'MiB' else 24} {unit}" in outcome.out
+    assert f"9m: memory of a training step, {unit}" in (run / "table.md").read_text()
+    assert f"{unit}" in said(run / "memory.svg")
+
+
+def test_what_a_process_used_is_in_the_same_unit(memprof_main: Main, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memprof.api, "describe_device", lambda kind: {"device": kind})
+    used = dataclasses.replace(MEASURED_FIGURES, device=300 * 2**20, context=299 * 2**20)
+    monkeypatch.setattr(memprof.runner, "measure_in_child", lambda *_: used)
+    out = memprof_main(*TWO, "--device", "cpu").out
+    assert "The measuring process, MiB" in out and "300.00" in out and "299.00" in out
 
 
 def test_a_signal_while_a_record_is_written_waits_for_it(
@@ -450,7 +545,7 @@ def test_a_second_writer_is_refused_and_changes_nothing(memprof_main: Main, tmp_
     run = tmp_path / "run"
     memprof_main(*TWO, "-o", str(run))
     before = {file.name: file.read_bytes() for file in run.iterdir()}
-    first = RunStore.create(run, resume=True, environment=read_environment(run))
+    first = RunStore.create(run, resume=True)
     for flag in ("--resume", "--force"):
         assert_refused(memprof_main(*TWO, "-o", str(run), flag), 2, ("another memprof", str(run)))
     assert {file.name: file.read_bytes() for file in run.iterdir()} == before
@@ -487,28 +582,63 @@ def test_nothing_that_is_kept_or_shown_tells_where_or_by_whom(
     assert not found
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
+SLOW = [*QUICK, "--method", "adamw", "--device", "cpu", "--steps", "100000"]
+"""a cell that takes minutes"""
+
+
+def worker_of(program: int, run: Path, is_over: Callable[[], object]) -> psutil.Process | None:
+    """The measuring child, once the run is there: another is asked before what the device is."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not is_over():
+        time.sleep(0.05)
+        if (run / RECORDS).exists():
+            for child in psutil.Process(program).children():
+                return child
+    return None
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
 def test_a_signal_ends_a_measurement_and_its_child(tmp_path: Path, number: signal.Signals) -> None:
     """The program waits for its measuring child when the signal comes: neither outlives it."""
-    arguments = [*QUICK, "--method", "adamw", "--device", "cpu", "--steps", "100000", "-o", str(tmp_path / "run")]
+    run = tmp_path / "run"
     program = subprocess.Popen(
-        [sys.executable, "-m", "memprof", *arguments],
+        [sys.executable, "-m", "memprof", *SLOW, "-o", str(run)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
     )
     with program:
-        children: list[psutil.Process] = []
-        deadline = time.monotonic() + 60
-        while not children and time.monotonic() < deadline and program.poll() is None:
-            time.sleep(0.05)
-            if (tmp_path / "run" / RECORDS).exists():  # another child is asked before what the device is
-                children = psutil.Process(program.pid).children()
-        program.send_signal(number)
-        out, err = program.communicate(timeout=60)
-    assert children, err
+        try:
+            child = worker_of(program.pid, run, program.poll)
+            program.send_signal(number)
+            out, err = program.communicate(timeout=60)
+        finally:
+            program.kill()
+    assert child is not None, err
     assert (program.returncode, out) == (130, "") and "Traceback" not in err
-    assert "interrupted" in err
-    assert not psutil.pid_exists(children[0].pid)
-    assert [(record.method, record.status) for record in load(tmp_path / "run")] == [("adamw", "interrupted")]
+    assert err == f"memprof: interrupted; what had finished is kept in {run}; --resume goes on\n"
+    assert not psutil.pid_exists(child.pid)
+    assert [(record.method, record.status) for record in load(run)] == [("adamw", "interrupted")]
+
+
+def test_a_terminal_that_hangs_up_ends_it_as_a_signal_does(tmp_path: Path) -> None:
+    """As a lost connection does: SIGHUP comes, and nothing can be written to the terminal any more."""
+    run = tmp_path / "run"
+    pid, terminal = pty.fork()
+    if not pid:  # the controlling terminal of this one goes away
+        os.execve(
+            sys.executable,
+            [sys.executable, "-m", "memprof", *SLOW, "-o", str(run)],
+            os.environ | {"PYTHONPATH": str(ROOT), "TERM": "xterm"},
+        )
+    try:
+        child = worker_of(pid, run, lambda: False)
+        os.close(terminal)
+        program = psutil.Process(pid)
+        program.wait(timeout=60)
+        assert child is not None and not psutil.pid_exists(child.pid)
+        assert [(record.method, record.status) for record in load(run)] == [("adamw", "interrupted")]
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)

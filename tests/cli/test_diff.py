@@ -92,6 +92,26 @@ def test_nothing_in_common_is_exit_5(memprof_main: Main, write: Files) -> None:
     assert memprof_main("diff", one, one, "--by", "measured").code == 5
 
 
+def test_only_bytes_can_be_gated(memprof_main: Main, write: Files) -> None:
+    """Two runs of the same code differ in speed: their intervals say how steady each was within itself."""
+    speeds = ({"median": 10, "low": 9, "high": 11}, {"median": 5, "low": 4, "high": 6})
+    files = []
+    for number, speed in enumerate(speeds):
+        one = a_record(device="cuda")
+        files.append(write(f"{number}.json", one | {"measured": one["trace"] | {"examples_per_second": speed}}))
+    assert memprof_main("diff", *files, "--fail-on", "worse").code == 1
+    done = memprof_main("diff", *files, "--fail-on", "worse", "--bytes-only")
+    assert done.code == 0 and "No figure changed." in done.out
+
+
+def test_a_line_cut_short_is_told_once(memprof_main: Main, tmp_path: Path, write: Files) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "records.jsonl").write_text(json.dumps(a_record()) + '\n{"id": "torn')
+    done = memprof_main("diff", str(tmp_path / "run"), write("a.json", a_record()))
+    assert done.code == 0 and done.err.count("\n") == 1
+    assert done.err.startswith("memprof: ") and "the last record was cut short and is left out" in done.err
+
+
 def test_bad_usage_is_exit_2(memprof_main: Main, write: Files, tmp_path: Path) -> None:
     one = write("a.json", a_record())
     (tmp_path / "rubbish.json").write_text("not json\nat all\n")

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from memprof.api import compare
+from memprof.api import compare, plan
 from memprof.cli.screen import Progress, note, print_table
 from memprof.record import Record
 from memprof.report.table import render
+from memprof.runner import unfinished
 
 Main = Callable[..., Any]
 TINY: dict[str, Any] = {"num_layers": 1, "vocab_size": 64, "batch_size": 1, "seq_len": 8}
@@ -43,11 +45,57 @@ def test_a_note_goes_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr() == ("", "memprof: kept in x\n")
 
 
-def test_progress_is_silent_where_nobody_watches(records: list[Record], capsys: pytest.CaptureFixture[str]) -> None:
+def progress(cells: Sequence[Record], live: bool = False) -> Progress:
+    return Progress(cells, live=live, by=None, unit="GiB", fits=None)
+
+
+def test_a_log_gets_a_line_for_each_cell(records: list[Record], capsys: pytest.CaptureFixture[str]) -> None:
     done: list[Record] = []
-    Progress(["adamw", "lora"], live=True, by=None, unit="GiB", fits=None).watch(records, done)
+    failed = replace(records[1], status="oom", reason="of memory\nthere was none")
+    progress(records, live=True).watch([records[0], failed], done)
+    assert done == [records[0], failed]
+    assert capsys.readouterr() == (
+        "",
+        "memprof: 1 of 2 done: adamw\nmemprof: 2 of 2 done: lora, oom: of memory there was none\n",
+    )
+
+
+def test_a_line_names_what_tells_its_cell_from_the_others(capsys: pytest.CaptureFixture[str]) -> None:
+    cells = [unfinished(s, "interrupted", "") for s in plan(["9m", "20m"], ["adamw"], **TINY | {"batch_size": [1, 2]})]
+    progress(cells).watch([replace(cell, status="ok") for cell in cells[2:]], cells[:2])
+    assert capsys.readouterr().err == (
+        "memprof: 3 of 4 done: 20m adamw batch_size=1\nmemprof: 4 of 4 done: 20m adamw batch_size=2\n"
+    )
+
+
+def test_a_log_that_is_gone_ends_no_run(records: list[Record], monkeypatch: pytest.MonkeyPatch) -> None:
+    class Gone(io.StringIO):
+        def write(self, _: str) -> int:
+            raise BrokenPipeError
+
+    monkeypatch.setattr(sys, "stderr", Gone())
+    done: list[Record] = []
+    progress(records).watch(records, done)
     assert done == records
-    assert capsys.readouterr() == ("", "")
+
+
+def test_a_live_table_names_rows_as_they_will_be_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first batch is told from the second before the second is there."""
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stdout", screen)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "150")
+    records = list(compare(["9m"], ["adamw"], **TINY | {"batch_size": [1, 2]}))
+    shown: list[str] = []
+
+    def coming() -> Iterator[Record]:
+        yield records[0]
+        shown.append(screen.getvalue())
+        yield records[1]
+
+    progress(records, live=True).watch(coming(), [])
+    assert "adamw batch_size=1" in shown[0] and "adamw batch_size=2" in shown[0]
+    assert "Running adamw batch_size=2, 2 of 2." in shown[0]
 
 
 def test_a_terminal_on_stderr_gets_one_line_that_is_wiped(
@@ -55,7 +103,7 @@ def test_a_terminal_on_stderr_gets_one_line_that_is_wiped(
 ) -> None:
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
-    Progress(["adamw", "lora"], live=False, by=None, unit="GiB", fits=None).watch(records, [])
+    progress(records).watch(records, [])
     shown = terminal.getvalue()
     assert "\n" not in shown and shown.endswith("\r\x1b[K")
     assert "1 of 2 done" in shown and "2 of 2 done" in shown
@@ -69,7 +117,7 @@ def test_what_finished_stays_when_an_interrupt_comes(records: list[Record]) -> N
 
     done: list[Record] = []
     with pytest.raises(KeyboardInterrupt):
-        Progress(["adamw", "lora"], live=False, by=None, unit="GiB", fits=None).watch(interrupted(), done)
+        progress(records).watch(interrupted(), done)
     assert done == records[:1]
 
 

@@ -1,0 +1,120 @@
+"""What a record from outside must be, version 1: figures of the right kind that make sense together.
+
+It comes out of a file, which anybody may have written, or out of a measuring process. What is let in here is stored,
+compared and shown, and nothing behind it looks again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, cast
+
+MAX_BYTES = 2**63
+MAX_FIGURE = 1e300
+MAX_DEPTH = 4
+"""how deep a scenario may nest; ours has a shape, and hyperparameters with tuples"""
+PARTS = ("param", "grad", "optimizer_state", "activation", "extra")
+"""the keys of `peak_by_category`"""
+
+
+def check_record(data: Mapping[str, Any], statuses: Collection[str]) -> None:
+    """Raise `ValueError`, `KeyError` or `TypeError` where anything beside the witnesses is not of the schema."""
+    scenario = data["scenario"]
+    if data["status"] not in statuses or not isinstance(scenario, dict):
+        raise ValueError(f"status {data['status']!r}")
+    texts = [data["id"], *(scenario[key] for key in ("model", "method")), *data["flags"]]
+    if not all(map(_is_text, texts)) or isinstance(data["flags"], str):
+        raise ValueError("id, model, method and flags must be text")
+    if not isinstance(scenario.get("hyperparameters", {}), dict):
+        raise ValueError("hyperparameters must be a table")
+    if _is_deeper(scenario, MAX_DEPTH):
+        raise ValueError(f"the scenario nests deeper than {MAX_DEPTH}")
+    json.loads(json.dumps(scenario, allow_nan=False), parse_int=_bounded)  # it can be written and shown
+    if not isinstance(data["reason"], str | None):
+        raise ValueError("the reason must be text or null")
+
+
+def check_witness(data: Mapping[str, Any], known: Collection[str], optional: Collection[str]) -> None:
+    """The same for one witness, whose keys are `known`; those that are `optional` may be null."""
+    unknown = set(data) - set(known)
+    if unknown:
+        raise ValueError(f"unknown keys {sorted(unknown)}")
+    for name in (*PARTS, "peak", "steady"):
+        if not _is_size(data[name]):
+            raise ValueError(f"{name} must be an integer of bytes")
+    if data.get("refresh_peak") is not None and not _is_size(data["refresh_peak"]):
+        raise ValueError("refresh_peak must be an integer of bytes or null")
+    _check_parts(data["peak_by_category"], data["peak"])
+    for name, test in _KINDS.items():
+        if name in data and not test(data[name]) and not (data[name] is None and name in optional):
+            raise ValueError(f"{name} is not what the schema says")
+
+
+def _check_parts(parts: object, peak: int) -> None:
+    if not isinstance(parts, dict) or set(parts) != set(PARTS) or not all(map(_is_size, parts.values())):
+        raise ValueError(f"peak_by_category must give bytes for {', '.join(PARTS)}")
+    if sum(parts.values()) != peak:
+        raise ValueError(f"peak_by_category sums to {sum(parts.values())} and the peak is {peak}")
+
+
+def _bounded(digits: str) -> int:
+    if abs(value := int(digits)) > MAX_BYTES:
+        raise ValueError("a number is out of range")
+    return value
+
+
+def _is_deeper(value: object, depth: int) -> bool:
+    """Looks no further down than `depth`, so that nothing that nests thousands deep is followed."""
+    if not isinstance(value, dict | list):
+        return False
+    inside = value.values() if isinstance(value, dict) else value
+    return depth == 0 or any(_is_deeper(part, depth - 1) for part in inside)
+
+
+def _is_size(value: object) -> bool:
+    return _is_bytes(value) and cast(int, value) >= 0
+
+
+def _is_bytes(value: object) -> bool:
+    """A difference of bytes may be below 0."""
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < MAX_BYTES
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < MAX_FIGURE
+
+
+def _is_amount(value: object) -> bool:
+    return _is_number(value) and cast(float, value) >= 0
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _is_makers(value: object) -> bool:
+    return isinstance(value, dict) and all(map(_is_text, value)) and all(map(_is_bytes, value.values()))
+
+
+def _is_seconds(value: object) -> bool:
+    return isinstance(value, dict) and all(part is None or _is_amount(part) for part in value.values())
+
+
+def _is_interval(value: object) -> bool:
+    """Numbers in order and above 0, as a speed is."""
+    if (
+        not isinstance(value, dict)
+        or set(value) != {"median", "low", "high"}
+        or not all(map(_is_number, value.values()))
+    ):
+        return False
+    return bool(0 < value["low"] <= value["median"] <= value["high"])
+
+
+_KINDS: dict[str, Callable[[object], bool]] = {
+    "peak_phase": _is_text, "peak_at": _is_text, "extra_largest": _is_text, "total": _is_size, "reserved": _is_size,
+    "device": _is_size, "context": _is_bytes, "residual": _is_bytes, "extra_by_maker": _is_makers,
+    "step_seconds": _is_seconds, "examples_per_second": _is_interval, "tokens_per_second": _is_amount,
+    "joules_per_example": _is_amount, "loss_first": _is_number, "loss_last": _is_number,
+}  # fmt: skip

@@ -87,6 +87,8 @@ class Run:
     name: str
     environment: Mapping[str, Any]
     records: Sequence[Record]
+    steps: int | None = None
+    """timed steps; None where it does not say"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,7 +2,8 @@
 
 It watches torch's dispatcher, so it works on meta tensors (no memory at all) as on real ones, and follows storages,
 not tensors: views and ties count once. What no dispatcher sees, it cannot book: workspaces inside a kernel
-(cuBLAS, LAPACK), `resize_` of a storage it knows, `torch.frombuffer`. And while any dispatch mode is open, autograd
+(cuBLAS, LAPACK), `resize_` of a storage it knows, `torch.frombuffer`, and whatever another thread does: a mode is
+of the thread that opened it, and of the backward that this thread starts. And while any dispatch mode is open, autograd
 adds two gradients of one tensor out of place, where it else may do so in place.
 """
 
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from memprof.errors import MemprofError
 from memprof.remember import MetaKernels
 from memprof.timeline import BACKWARD, FORWARD, GRAD, OPTIMIZER, OPTIMIZER_STATE, OUTSIDE, PARAM, Peak, Timeline
 
@@ -85,6 +87,15 @@ def state_tensors(optimizer: torch.optim.Optimizer | None) -> Iterator[Tensor]:
     return tensors_in(vars(optimizer)) if optimizer is not None else iter(())
 
 
+def _device_type(model: nn.Module) -> str:
+    """Where the parameters lie. Bytes of two kinds of device make no sum, and one kind alone would hide the other."""
+    found = list(dict.fromkeys(parameter.device.type for parameter in model.parameters()))
+    if len(found) != 1:
+        where = f"on {' and '.join(found)}" if found else "nowhere: there are none"
+        raise MemprofError(f"the model's parameters lie {where}; a ledger needs a model on one kind of device")
+    return found[0]
+
+
 class Ledger(TorchDispatchMode):
     """`with Ledger(model, optimizer) as ledger: step()`, then `ledger.peak`, `ledger.at_peak`, `ledger.timeline`.
 
@@ -106,9 +117,10 @@ class Ledger(TorchDispatchMode):
         self.timeline = Timeline()
         self.model = model
         self.optimizer = optimizer
-        self.device = next(iter(model.parameters())).device.type
+        self.device = _device_type(model)
         self.grad_bytes = 0
-        """bytes of gradients alive when the optimizer's step began (or at the end, where there was none)"""
+        """bytes of gradients alive when the optimizer's step began (where there was none: at the end; where no
+        optimizer was given: at most)"""
         self._live: dict[int, tuple[int, weakref.ref[Any]]] = {}
         self._phase = FORWARD
         self._stepping = ""
@@ -126,6 +138,9 @@ class Ledger(TorchDispatchMode):
                 self.optimizer.register_step_pre_hook(lambda *_: self._step_begins()),
                 self.optimizer.register_step_post_hook(lambda *_: self._step_ends()),
             ]
+        else:
+            weights = [each for each in self.model.parameters() if each.requires_grad]
+            self._hooks = [each.register_post_accumulate_grad_hook(self._grad_is_there) for each in weights]
         return super().__enter__()  # type: ignore[no-any-return, no-untyped-call]
 
     def __exit__(
@@ -141,6 +156,8 @@ class Ledger(TorchDispatchMode):
         self._label(param_tensors(self.model), PARAM)
         if not self.grad_bytes:
             self._label_grads()
+        if self.optimizer is None:
+            self.grad_bytes = self.timeline.most(GRAD)
         self.timeline.label_activations()
         self._live = {}
 
@@ -181,6 +198,11 @@ class Ledger(TorchDispatchMode):
         if phase != self._phase:
             self._phase = phase
             self.timeline.mark(phase)
+
+    @property
+    def saw_any(self) -> bool:
+        """Whether anything was allocated or met since it was opened: an operation on this kind of device."""
+        return any(event >= 0 for event in self.timeline.events[self.start :])
 
     @property
     def peak(self) -> int:
@@ -236,6 +258,11 @@ class Ledger(TorchDispatchMode):
     def _label_grads(self) -> None:
         blocks = self._label(grad_tensors(self.model), GRAD)
         self.grad_bytes = sum(self.timeline.nbytes[block] for block in blocks)
+
+    def _grad_is_there(self, parameter: Tensor) -> None:
+        """Without an optimizer nothing says when a step begins, and by its end the gradients may be gone."""
+        if parameter.grad is not None:
+            self._label(_parts(parameter.grad), GRAD)
 
     def _step_begins(self) -> None:
         self._label_grads()

@@ -31,6 +31,8 @@ FIXTURE = "memory_ledger"
 FIGURES = (*CATEGORIES, "peak", "steady")
 MAKERS = 5
 """how many of the largest makers a failure names"""
+MANY_TIMES = 20
+"""from here on a limit's multiple is told in place of a percentage"""
 HELP = (
     f'{MARKER}(peak="2 GiB", ...): fail the test when a step watched by the fixture {FIXTURE} holds more; '
     f"limits for any of {', '.join(FIGURES)}"
@@ -43,17 +45,33 @@ class MemoryLedger:
     def __init__(self) -> None:
         self.watched: list[Ledger] = []
         """one for each step that ended well"""
+        self.empty = 0
+        """blocks in which nothing ran that a ledger sees"""
 
     @contextmanager
     def __call__(self, model: nn.Module, optimizer: Optimizer | None = None) -> Iterator[Ledger]:
         """Watch a step. The ledger's `peak`, `at_peak` and `timeline` are complete when the block ends."""
         from memprof.ledger import Ledger
 
-        if next(iter(model.parameters()), None) is None:
-            raise MemprofError(f"{FIXTURE} was given a model without parameters; give it the one that is trained")
+        _refuse_what_is_no_pair(model, optimizer)
         with Ledger(model, optimizer) as ledger:
             yield ledger
-        self.watched.append(ledger)
+        if ledger.saw_any:
+            self.watched.append(ledger)
+        else:
+            self.empty += 1
+
+
+def _refuse_what_is_no_pair(model: object, optimizer: object) -> None:
+    """A model, then its optimizer or None."""
+    from torch import nn
+    from torch.optim import Optimizer
+
+    if not isinstance(model, nn.Module) or not isinstance(optimizer, Optimizer | None):
+        given = f"{type(model).__name__} and {type(optimizer).__name__}"
+        raise MemprofError(f"{FIXTURE} takes a model and its one optimizer, (model, optimizer), not {given}")
+    if next(iter(model.parameters()), None) is None:
+        raise MemprofError(f"{FIXTURE} was given a model without parameters; give it the one that is trained")
 
 
 _LEDGERS = pytest.StashKey[list[MemoryLedger]]()
@@ -109,16 +127,30 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
     for ledger in watched:
         item.user_properties.append(("memory_peak_bytes", ledger.peak))
     limits = item.stash.get(_LIMITS, {})
-    if limits and not watched:
-        pytest.fail(
-            f"@pytest.mark.{MARKER} limits nothing here: no step ran inside `with {FIXTURE}(model, optimizer):`. "
-            f"Take the fixture {FIXTURE} as an argument and run the step in it",
-            pytrace=False,
-        )
+    unseen = _unseen(limits, watched, sum(fixture.empty for fixture in fixtures))
+    if unseen:
+        pytest.fail(f"@pytest.mark.{MARKER} limits {unseen}", pytrace=False)
     over = [text for number, ledger in enumerate(watched, 1) if (text := excess(ledger, limits, number, len(watched)))]
     if over:
         pytest.fail("\n\n".join(over), pytrace=False)
     return result
+
+
+def _unseen(limits: Mapping[str, int], watched: list[Ledger], empty: int) -> str:
+    """What these limits are about and nobody saw, so that it is never taken for nothing; empty where all was seen."""
+    if not limits:
+        return ""
+    block = f"`with {FIXTURE}(model, optimizer):`"
+    if empty or not watched:
+        how = (
+            "none on the model's kind of device and in the test's own thread"
+            if empty
+            else f"take the fixture {FIXTURE} as an argument and run the step in it"
+        )
+        return f"nothing here: no step ran inside {block}; {how}"
+    if "optimizer_state" in limits and any(ledger.optimizer is None for ledger in watched):
+        return f"optimizer_state, and {FIXTURE} was given no optimizer whose state that is; run the step in {block}"
+    return ""
 
 
 def figures(ledger: Ledger) -> dict[str, int]:
@@ -152,7 +184,9 @@ def excess(ledger: Ledger, limits: Mapping[str, int], number: int = 1, steps: in
 
 
 def _over(found: int, limit: int) -> str:
-    return f"{_size(found - limit)} ({(found - limit) / limit:.1%}) over the limit of {_size(limit)}"
+    times = found / limit
+    share = f"{times:,.0f} times it" if times >= MANY_TIMES else f"{times - 1:.1%}"
+    return f"{_size(found - limit)} ({share}) over the limit of {_size(limit)}"
 
 
 def _size(nbytes: int) -> str:

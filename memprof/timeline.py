@@ -100,6 +100,11 @@ class Timeline:
                 totals[self.category[block]] += self.nbytes[block]
         return totals
 
+    def most(self, category: str) -> int:
+        """The most bytes of a category alive at any instant."""
+        changes = (self._signed(event) for event in self.events if self.category[max(event, ~event)] == category)
+        return max(accumulate(changes), default=0)
+
     def bytes_alive(self) -> list[int]:
         """Bytes alive after each event."""
         return list(accumulate(self._signed(event) for event in self.events))

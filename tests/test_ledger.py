@@ -14,6 +14,7 @@ from torch.distributed._tools.mem_tracker import MemTracker
 from torch.profiler import ProfilerActivity, profile
 
 from memprof.api import plan
+from memprof.errors import MemprofError
 from memprof.ledger import Ledger, tensors_in
 from memprof.llama import build_model
 from memprof.scenario import Scenario
@@ -421,3 +422,10 @@ def test_a_trace_leaves_the_callers_random_numbers_alone() -> None:
     state = torch.get_rng_state()
     trace(scenario)
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_model_on_two_kinds_of_device_is_refused() -> None:
+    """The one that is not watched may hold all the memory."""
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4096, 4096, device="meta"))
+    with pytest.raises(MemprofError, match="the model's parameters lie on cpu and meta"):
+        Ledger(model)

@@ -139,7 +139,7 @@ def test_nothing_runs_inside(memory_ledger):
     [
         ('peak="2"', "size '2' is not a number with a unit*"),
         ("peak=2", 'peak must be text with a unit, such as peak="2 GiB", not 2'),
-        ('peak="2 gib"', "size '2 gib' is not a number with a unit*"),
+        ('peak="2 gib"', "size '2 gib' has no known unit; write GiB"),
         ('"2 GiB"', 'name what is limited, as in memory_budget(peak="2 GiB")*'),
         ("", 'name what is limited, as in memory_budget(peak="2 GiB")*'),
         ('peek="2 GiB"', "unknown figure 'peek'; choose from param, grad, *, peak, steady"),
@@ -184,6 +184,93 @@ def test_step(memory_ledger):
         pass
 """
     run(suite, body).stdout.fnmatch_lines(["*memory_ledger was given a model without parameters*"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("optimizer, model", "takes a model and its one optimizer, (model, optimizer), not AdamW and Sequential"),
+        ("model, [optimizer]", "takes a model and its one optimizer, (model, optimizer), not Sequential and list"),
+    ],
+)
+def test_what_is_no_model_and_optimizer_is_refused_in_words(suite: pytest.Pytester, arguments: str, said: str) -> None:
+    body = f"""
+def test_step(memory_ledger):
+    model, optimizer = make()
+    with memory_ledger({arguments}):
+        pass
+"""
+    pattern = said.replace("[", "[[]")
+    run(suite, body).stdout.fnmatch_lines([f"*MemprofError: memory_ledger {pattern}"])
+
+
+NOTHING_SEEN = {
+    "an empty block": "pass",
+    "another thread": "thread = threading.Thread(target=step, args=(model, optimizer)); thread.start(); thread.join()",
+    "another model": "step(*make('cpu'))",
+}
+
+
+@pytest.mark.parametrize("inside", NOTHING_SEEN.values(), ids=list(NOTHING_SEEN))
+@pytest.mark.parametrize("before", ["", "    with memory_ledger(model, optimizer):\n        step(model, optimizer)\n"])
+def test_a_block_in_which_nothing_is_seen_is_an_error(suite: pytest.Pytester, inside: str, before: str) -> None:
+    """Whatever else was watched: its limit would be kept by a step that nobody looked at."""
+    body = f"""
+import threading
+
+@pytest.mark.memory_budget(peak="1 GiB")
+def test_step(memory_ledger):
+    model, optimizer = make()
+{before}    with memory_ledger(model, optimizer):
+        {inside}
+"""
+    result = run(suite, body)
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(
+        ["*limits nothing here: no step ran inside `with memory_ledger(model, optimizer):`; none on *"]
+    )
+
+
+def test_a_limit_on_state_needs_the_optimizer(suite: pytest.Pytester) -> None:
+    body = """
+@pytest.mark.memory_budget(optimizer_state="1 GiB")
+def test_step(memory_ledger):
+    model, optimizer = make()
+    with memory_ledger(model):
+        step(model, optimizer)
+"""
+    result = run(suite, body)
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*limits optimizer_state, and memory_ledger was given no optimizer whose state*"])
+
+
+BY_HAND = """
+        model(torch.ones(64, 256, device="{device}")).sum().backward()
+        with torch.no_grad():
+            for weight in model.parameters():
+                weight.sub_(weight.grad, alpha=1e-3)
+                weight.grad = None
+"""
+
+
+@pytest.mark.parametrize("step", [BY_HAND, "\n        step(model, optimizer)\n"], ids=["by hand", "not given"])
+@pytest.mark.parametrize("device", ["meta", "cpu"])
+def test_gradients_are_seen_whoever_takes_the_step(suite: pytest.Pytester, device: str, step: str) -> None:
+    body = f"""
+@pytest.mark.memory_budget(grad="{PARAM - 1} B")
+def test_step(memory_ledger):
+    model, optimizer = make("{device}")
+    with memory_ledger(model) as ledger:{step.format(device=device)}
+    assert ledger.grad_bytes == {PARAM}
+"""
+    result = run(suite, body)
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["memory budget exceeded: grad by 1 B"])
+
+
+def test_a_multiple_of_a_limit_is_told_as_one(suite: pytest.Pytester) -> None:
+    result = run(suite, watched('param="1 KiB"'))
+    result.stdout.fnmatch_lines(["  param: 512.00 KiB, 511.00 KiB (512 times it) over the limit of 1.00 KiB"])
 
 
 def test_a_model_is_let_go_after_its_test(suite: pytest.Pytester) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from memprof.diff.apart import nearest, why_none_joined
 from memprof.diff.join import Joined, join
+from memprof.diff.speed import DISTURBED, doubted, doubts, without_speed
 from memprof.diff.tolerance import Tolerance
 from memprof.difference import (
     BYTES,
@@ -35,12 +36,15 @@ WITNESSES = ("measured", "trace", "formula")
 """strongest first"""
 FAILED = ("oom", "crashed", "timeout")
 """a cell that was tried and did not end; the other bad statuses say that nobody tried"""
-DISTURBED = ("contaminated", "throttled")
-"""flags under which a speed proves nothing"""
 
 
-def diff(before: Run, after: Run, *, by: str | None = None, tolerance: Tolerance | None = None) -> Difference:
-    """Figure by figure, by the strongest witness that both runs have of a scenario, or by the one asked for."""
+def diff(
+    before: Run, after: Run, *, by: str | None = None, tolerance: Tolerance | None = None, speed: bool = True
+) -> Difference:
+    """Figure by figure, by the strongest witness that both runs have of a scenario, or by the one asked for.
+
+    Without `speed` it is about bytes alone, and how cells ended.
+    """
     if by is not None and by not in WITNESSES:
         raise MemprofError(f"unknown witness {by!r}; choose from {', '.join(reversed(WITNESSES))}")
     limit = tolerance or Tolerance()
@@ -50,6 +54,7 @@ def diff(before: Run, after: Run, *, by: str | None = None, tolerance: Tolerance
         raise NothingToDoError(f"{before.name} and {after.name} have no scenario in common: {why}")
     notes = _without_partner(found)
     pairs = tuple(_pair(joined, by, limit, notes) for joined in found)
+    pairs = tuple(doubted(pair, doubts(before, after)) if speed else without_speed(pair) for pair in pairs)
     shared = [pair for pair in pairs if pair.joined_on]
     if not any(pair.figures for pair in shared):
         raise NothingToDoError(f"no scenario of {before.name} and {after.name} has figures {_whose(by)} in both")

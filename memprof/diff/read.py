@@ -5,7 +5,9 @@ What is read is data from anywhere: bounded and checked here once, so that nothi
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from typing import Any
 from memprof.difference import BYTES, Run
 from memprof.errors import MemprofError, NothingToDoError
 from memprof.record import SCHEMA_VERSION, Interval, Record
-from memprof.run_file import RECORDS, load, read_environment
+from memprof.run_file import RECORDS, load, read_maker
 from memprof.timeline import CATEGORIES
 
 MAX_FILE = 2**28
@@ -29,19 +31,35 @@ def read_run(path: str | Path) -> Run:
     given = Path(path)
     found = _document(given) if given.is_file() else None
     if found is None:
-        found = {"environment": read_environment(given), "records": load(given)}
+        maker = read_maker(given)
+        found = {"environment": dict(maker.environment), "steps": maker.steps, "records": load(given)}
     records = list({record.id: record for record in map(_checked, found["records"])}.values())
     if not records:
         raise NothingToDoError(f"{given} holds no records; there is nothing to compare")
     if not _is_plain(found["environment"]):
         raise MemprofError(f"{given}: the environment holds more than plain facts")
-    return Run(name=_name(given), environment=found["environment"], records=tuple(records))
+    return Run(name=_name(given), environment=found["environment"], records=tuple(records), steps=found.get("steps"))
+
+
+def read_runs(before: str | Path, after: str | Path) -> tuple[Run, Run]:
+    """Two runs; where both have one name, their folders tell them apart, or else which is which."""
+    one, other = read_run(before), read_run(after)
+    if one.name != other.name:
+        return one, other
+    names = [f"{_place(Path(path)).parent.name}/{one.name}" for path in (before, after)]
+    if names[0] == names[1]:
+        names = [f"{one.name} (before)", f"{one.name} (after)"]
+    return dataclasses.replace(one, name=names[0]), dataclasses.replace(other, name=names[1])
 
 
 def _name(path: Path) -> str:
     """What to call the run: its folder, or the file where that is all of it. Never where it lies."""
-    whole = path.absolute()
-    return (whole.parent if whole.name == RECORDS else whole).name or "run"
+    return _place(path).name or "run"
+
+
+def _place(path: Path) -> Path:
+    whole = Path(os.path.normpath(path.absolute()))
+    return whole.parent if whole.name == RECORDS else whole
 
 
 def _document(file: Path) -> dict[str, Any] | None:
@@ -49,10 +67,13 @@ def _document(file: Path) -> dict[str, Any] | None:
     try:
         if file.stat().st_size > MAX_FILE:
             raise MemprofError(f"{file} is larger than any run ({MAX_FILE} bytes)")
-        data = json.loads(file.read_bytes())
+        content = file.read_bytes()
+        data = json.loads(content)
     except OSError as error:
         raise MemprofError(f"cannot read {file}: {error.strerror or error}") from None
     except (ValueError, RecursionError):
+        if content.strip() and content.strip()[:1] not in (b"{", b"\0"):
+            raise MemprofError(f"{file} is no run: neither {RECORDS} nor a document of compare --json") from None
         return None
     if isinstance(data, dict) and "records" in data:
         return _from_document(file, data)

@@ -10,7 +10,7 @@ from typing import Self
 from memprof.errors import MemprofError
 from memprof.units import parse_size
 
-_SHARE = re.compile(r"\s*(\d{1,4}(?:\.\d{1,9})?)\s*%\s*")
+_SHARE = re.compile(r"\s*(\d{1,4}(?:\.\d{1,9})?)\s*%\s*", re.ASCII)
 LONGEST = 40
 """characters of a tolerance as it is written"""
 

@@ -37,6 +37,13 @@ def test_markdown_shows_hostile_names_as_they_are(record: Make) -> None:
     assert lines[2][0] == r"a\|b &lt;script&gt;&#64;me \*x\* \[y\](z)"
 
 
+def test_markdown_reads_neither_emphasis_nor_formulas_into_a_name() -> None:
+    """GitHub takes `_b_` for emphasis and `$x$` for TeX; a span is what keeps a dollar sign one, by its own manual."""
+    assert text.escape("a _b_ c, __d__") == r"a \_b\_ c, \_\_d\_\_"
+    assert text.escape("optimizer_state") == "optimizer_state"
+    assert text.escape("$x$") == "<span>$</span>x<span>$</span>"
+
+
 def test_markdown_carries_scenario_witness_and_reasons(record: Make) -> None:
     failed = record("dora", formula=False, trace=False, status="oom", reason="a | b")
     document = text.markdown([record(), failed], note="torch 2.11")

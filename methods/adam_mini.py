@@ -6,7 +6,8 @@ shares a learning rate. The authors' code has had two partitions:
     and head; a norm as a whole. States have the parameter's dtype.
 1.0: an element of embedding and head (which is Adam); a head of q and k; any other weight as a whole. fp32 states (but
     in 1.0.1 the one number of a whole weight is of the weight's dtype; here it is fp32 too).
-Shapes: a weight of n elements has B blocks of n / B elements each, seen as (B, n / B). G weights are updated together.
+Shapes: a weight of n elements has B blocks of n / B elements each, seen as (B, n / B) (block_means.py). G weights are
+updated together.
 
 Paper and code: with 1.1 in bf16 and beta2 = 0.999, vmean * beta2 mostly rounds back to vmean, there and here. The
 authors' code knows blocks by substrings of names and takes dim * dim / n_heads elements for a head, silently wrong
@@ -30,6 +31,7 @@ import torch
 from torch import Tensor, nn
 
 from memprof.method import Footprint, Method, Role, Weight, groups, named_weights
+from memprof.methods.parts.block_means import add_mean_squares_, divide_
 from memprof.optimizer import PIECE, Group, KeepsDtypes, MethodOptimizer, mixed_adamw_, step_tensor, with_grad
 from memprof.setting import setting
 
@@ -54,37 +56,6 @@ def num_blocks(weight: Weight, partition: str = "1.1") -> int:
     if weight.role in PER_HEAD:
         return weight.heads
     return 1 if len(weight.shape) < 2 or partition == "1.0" else weight.shape[0]
-
-
-def as_blocks(tensor: Tensor, blocks: int) -> Tensor:
-    """(B, n / B), one block a row; a matrix of one block a row already, and a norm, as it is."""
-    return tensor if tensor.ndim < 2 or tensor.shape[:-1] == (blocks,) else tensor.view(blocks, -1)
-
-
-def block_norm(grad: Tensor, blocks: int) -> Tensor:
-    """The norm of every block, (B, 1), or () for a norm: sqrt(n / B * mean g^2) without a g^2."""
-    rows = grad.ndim > 1
-    norm: Tensor = torch.linalg.vector_norm(as_blocks(grad, blocks), dim=1 if rows else None, keepdim=rows)
-    return norm
-
-
-def add_mean_squares_(vmeans: list[Tensor], grads: list[Tensor], weight: float) -> None:
-    """vmean += weight * mean of g^2 over each block, for weights of one shape and partition."""
-    blocks, size = vmeans[0].numel(), grads[0].numel()
-    norms = torch._foreach_norm(grads) if vmeans[0].ndim == 0 else [block_norm(grad, blocks) for grad in grads]
-    torch._foreach_addcmul_(vmeans, norms, norms, value=weight * blocks / size)
-
-
-def divide_(ps: list[Tensor], ms: list[Tensor], roots_GB: Tensor, value: float, together: bool) -> None:
-    """p += value * m / root, with a root for each block; `together` in one call, with a root for each element."""
-    blocks = roots_GB.shape[1]
-    if together:
-        dense = roots_GB.view(-1, 1).expand(-1, ps[0].numel() // blocks).contiguous()
-        torch._foreach_addcdiv_(ps, ms, dense.view(len(ps), *ps[0].shape).unbind(), value=value)
-        return
-    for p, m, roots_B in zip(ps, ms, roots_GB, strict=True):
-        rows = p.view(blocks, -1), m.view(blocks, -1)
-        rows[0].addcdiv_(rows[1], roots_B.unsqueeze(-1), value=value)
 
 
 class AdamMiniOptimizer(KeepsDtypes, MethodOptimizer):
@@ -185,7 +156,7 @@ class AdamMini(Method):
         choices=("1.1", "1.0"),
         papers='"Approximations may be all you need": 1.0, with states as the weights',
     )
-    lr: float = setting(1e-3, "learning rate", above=0)
+    lr: float = setting(1e-3, "learning rate", above=0, papers='"Approximations may be all you need": 5e-4')
     betas: tuple[float, float] = setting((0.9, 0.999), "decay of the first and second moment", least=0, below=1)
     eps: float = setting(1e-8, "added to the root of the second moment", above=0)
     weight_decay: float = setting(0.0, "decoupled weight decay, of matrices only", least=0)

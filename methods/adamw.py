@@ -118,10 +118,12 @@ class AdamW(Method):
     paper: ClassVar[str] = "arXiv:1711.05101"
     treats: ClassVar[str] = "every weight"
 
-    lr: float = setting(1e-3, "learning rate", above=0)
-    betas: tuple[float, float] = setting((0.9, 0.999), "decay of the first and second moment", least=0, below=1)
+    lr: float = setting(1e-3, "learning rate", above=0, papers='"Approximations may be all you need": 5e-4')
+    betas: tuple[float, float] = setting(
+        (0.9, 0.999), "decay of the first and second moment", least=0, below=1, papers="0.9/0.999"
+    )
     eps: float = setting(1e-8, "added to the root of the second moment", above=0)
-    weight_decay: float = setting(0.01, "decoupled weight decay", least=0)
+    weight_decay: float = setting(0.01, "decoupled weight decay", least=0, papers="GaLore's: 0")
     state_dtype: str | None = setting(
         None,
         "precision of the moments; none: the weights'",

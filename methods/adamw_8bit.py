@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from memprof.method import Footprint, Method, Weight
 from memprof.methods.parts import blockwise
+from memprof.methods.parts.adam8bit import adam8bit_
 from memprof.optimizer import Group, KeepsDtypes, MethodOptimizer, step_tensor, with_grad
 from memprof.setting import setting
 
@@ -55,7 +56,7 @@ class AdamW8bitOptimizer(KeepsDtypes, MethodOptimizer):
         for p in params:
             if not self.state[p]:
                 self.state[p].update(blockwise.new_moments(p))
-        blockwise.adam8bit_(
+        adam8bit_(
             params,
             [p.grad for p in params],  # type: ignore[misc]
             [self.state[p] for p in params],

@@ -2,7 +2,8 @@
 
 Zhu et al. 2024, "APOLLO: SGD-like Memory, AdamW-level Performance", arXiv:2412.05270. Follows the authors'
 apollo_torch 1.0.3 (APOLLOAdamW, proj_type "std"). Attention and MLP matrices are treated; embedding, head and norms
-take the authors' AdamW, Hugging Face's. Shapes: see gradient_scaling.py; P is the projector, (S, R).
+take the authors' AdamW, Hugging Face's. The step is in apollo_optimizer.py. Shapes: see
+gradient_scaling.py; P is the projector, (S, R).
 
     low = G P (of G seen as (L, S)), m and v its moments, s = |m / (sqrt(v) + eps)| / |low| by channel or by matrix,
     W = W - lr * bias correction * sqrt(scale) * limited(s * G)
@@ -27,105 +28,19 @@ place for 2000 steps. In pure fp16 s overflows where gradients are below 1e-5: u
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from memprof.errors import MemprofError
 from memprof.method import Footprint, Method, Weight, bound_rank, known_rank, named_weights
-from memprof.methods.galore import basis_shape, is_tall, refresh_bytes
-from memprof.methods.parts.gradient_scaling import (
-    SMALL,
-    ScalingOptimizer,
-    by_channel,
-    factor_SR,
-    limited,
-    longer_first,
-    state_bytes,
-    step_size,
-    wide_dtype,
-)
-from memprof.methods.parts.random_projection import draw_, next_seed
-from memprof.optimizer import Group, adamw_footprint
+from memprof.methods.parts.apollo_optimizer import ApolloOptimizer
+from memprof.methods.parts.gradient_scaling import state_bytes
+from memprof.methods.parts.projection import refresh_bytes
+from memprof.optimizer import adamw_footprint
 from memprof.setting import setting
-
-
-class ApolloOptimizer(ScalingOptimizer):
-    """APOLLO on attention and MLP matrices, the authors' AdamW on the rest.
-
-    state[p], beyond the moments and the limit: seed, an integer, of a random projector; basis, unless it is drawn
-    anew in every step.
-    """
-
-    def __init__(self, model: nn.Module, method: Apollo) -> None:
-        optimizer = {"lr": method.lr, "eps": method.eps, "weight_decay": method.weight_decay}
-        rank = known_rank(method.name, method.rank)
-        super().__init__(model, method, rank, method.update_gap, betas=method.betas, **optimizer)
-        self.method = method
-        self.place = {p: i for i, p in enumerate((p for g in self.param_groups for p in g["params"]), start=1)}
-
-    def refresh(self, p: Tensor, new: bool) -> None:
-        state = self.state[p]
-        if self.method.projection == "svd":
-            self._refresh_by_svd(p)
-            return
-        state["seed"] = self.place[p] if new else next_seed(state["seed"])
-        if self.method.store_projector:
-            if new:
-                state["basis"] = p.new_empty(basis_shape(p.shape, self.rank))
-            draw_(state["basis"], state["seed"], self.rank)
-
-    def _update_batch(self, params: list[Tensor], group: Group, step: Tensor) -> None:
-        """W = W - step size * sqrt(scale) * factor * s * G, with one launch a matrix after s is known."""
-        scale_KC, norms_KC = self._scales(params, group, step)
-        by_matrix = norms_KC.mul_(scale_KC)
-        norms_K = torch.linalg.vector_norm(by_matrix, dim=1, dtype=wide_dtype(by_matrix.dtype))
-        scale_KC.mul_(limited(norms_K, self._limits(params), self.method.growth).unsqueeze(1))
-        value = -step_size(group) * math.sqrt(self.method.scale)
-        for p, scale_C in zip(params, scale_KC.unbind(), strict=True):
-            assert p.grad is not None
-            p.addcmul_(p.grad, by_channel(scale_C, p.shape), value=value)
-
-    def _scales(self, params: list[Tensor], group: Group, step: Tensor) -> tuple[Tensor, Tensor]:
-        """How Adam scales the low-rank gradients, s, and the norms of the gradients: (K, L), or (K, 1) by matrix."""
-        channels = self.method.scale_type == "channel"
-        norms_2KC = self._low_rank_norms(params, group, step, dim=(3,) if channels else (2, 3))
-        scale_KC, norms_KC = norms_2KC.unbind()
-        scale_KC.div_(norms_KC.add_(SMALL))
-        grads = [p.grad for p in params if p.grad is not None]
-        if channels:
-            for grad, norm_L in zip(grads, norms_KC.unbind(), strict=True):
-                torch.linalg.vector_norm(grad, dim=1 if is_tall(grad.shape) else 0, out=norm_L)
-        else:
-            torch.stack(torch._foreach_norm(grads), out=norms_KC.view(-1))
-        return scale_KC, norms_KC
-
-    def _low_rank_norms(self, params: list[Tensor], group: Group, step: Tensor, dim: tuple[int, ...]) -> Tensor:
-        """Norms of Adam's steps and of the low-rank gradients: (2, K, L), or (2, K, 1) by matrix."""
-        shape_2KLR = 2, len(params), max(params[0].shape), self.rank
-        kept = "basis" in self.state[params[0]]
-        stacked_2KLR = params[0].new_zeros(shape_2KLR) if kept else params[0].new_empty(shape_2KLR)
-        updates_KLR, grads_KLR = stacked_2KLR.unbind()
-        for p, update_LR, low_LR in zip(params, updates_KLR.unbind(), grads_KLR.unbind(), strict=True):
-            assert p.grad is not None
-            torch.mm(longer_first(p.grad), factor_SR(self._basis(p, update_LR), p.shape), out=low_LR)
-        if not kept:
-            updates_KLR.zero_()
-        self._adam_(params, stacked_2KLR, group, step)
-        norms: Tensor = torch.linalg.vector_norm(stacked_2KLR, dim=dim)
-        return norms if len(dim) == 1 else norms.unsqueeze(2)
-
-    def _basis(self, p: Tensor, scratch_LR: Tensor) -> Tensor:
-        """The one that is kept, or one drawn into the beginning of `scratch`."""
-        if "basis" in self.state[p]:
-            basis: Tensor = self.state[p]["basis"]
-            return basis
-        shape = basis_shape(p.shape, self.rank)
-        return draw_(scratch_LR.view(-1)[: math.prod(shape)].view(shape), self.state[p]["seed"], self.rank)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,8 +64,10 @@ class Apollo(Method):
     growth: float = setting(1.01, "most that the update's norm may grow by in a step", least=1, papers="1.01")
     lr: float = setting(0.01, "learning rate", above=0, papers="0.01")
     betas: tuple[float, float] = setting((0.9, 0.999), "decay of the first and second moment", least=0, below=1)
-    eps: float = setting(1e-6, "added to the root of the second moment before its bias correction", above=0)
-    weight_decay: float = setting(0.0, "decoupled weight decay, after the update", least=0)
+    eps: float = setting(
+        1e-6, "added to the root of the second moment before its bias correction", above=0, papers="1e-6"
+    )
+    weight_decay: float = setting(0.0, "decoupled weight decay, after the update", least=0, papers="0")
 
     def __post_init__(self) -> None:
         Method.__post_init__(self)

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from memprof.method import Footprint, Method, Weight, groups, named_weights
-from memprof.methods.adafactor import FP32_BYTES, factors, load_, load_product_, move_, raw_updates_
+from memprof.methods.parts.factored_moments import FP32_BYTES, factors, load_, load_product_, move_, raw_updates_
 from memprof.optimizer import Group, KeepsDtypes, MethodOptimizer, with_grad
 from memprof.setting import setting
 
@@ -123,11 +123,15 @@ class CAME(Method):
 
     lr: float = setting(2e-4, "learning rate", above=0, papers="BERT, T5: 2e-4 to 6e-4")
     betas: tuple[float, float, float] = setting(
-        (0.9, 0.999, 0.9999), "decay of the averaged updates, of g^2 and of the instability", least=0, below=1
+        (0.9, 0.999, 0.9999),
+        "decay of the averaged updates, of g^2 and of the instability",
+        least=0,
+        below=1,
+        papers="0.9/0.999/0.9999",
     )
-    eps1: float = setting(1e-30, "added to the squared gradient", above=0)
-    eps2: float = setting(1e-16, "added to the squared instability", above=0)
-    clip_threshold: float = setting(1.0, "largest RMS of an update before it is averaged", above=0)
+    eps1: float = setting(1e-30, "added to the squared gradient", above=0, papers="1e-30")
+    eps2: float = setting(1e-16, "added to the squared instability", above=0, papers="1e-16")
+    clip_threshold: float = setting(1.0, "largest RMS of an update before it is averaged", above=0, papers="1")
     weight_decay: float = setting(0.0, "decoupled weight decay", least=0)
 
     def prepare(self, model: nn.Module) -> CAMEOptimizer:

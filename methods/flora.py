@@ -13,7 +13,6 @@ fourfold at most ("rule out embeddings"); other weights keep a first moment of f
 Where paper, code and this differ:
 * the paper and tables after it (GaLore's, APOLLO's) speak of Flora as Adam with compressed moments, 2 n r + 1
   elements for an (m, n) weight. The code compresses the first moment alone; the second one is Adafactor's, m + n;
-* the code's beta1 is None unless set, which is Adafactor and no Flora; here it is 0.9, the paper's;
 * the code has no default learning rate; scale_parameter is on, so the rate multiplies RMS(W);
 * the code makes four full-size temporaries in fp32 (copies of gradient and weight, the update, the raw update) and
   takes m back to full size to change its projector; here the update is the only one, below fp32 also a copy of the
@@ -34,7 +33,8 @@ import torch
 from torch import Tensor, nn
 
 from memprof.method import Footprint, Method, Weight, bound_rank, known_rank, named_weights
-from memprof.methods.adafactor import (
+from memprof.methods.galore import is_tall
+from memprof.methods.parts.factored_moments import (
     FP32_BYTES,
     SCALARS,
     clip_factor,
@@ -43,7 +43,6 @@ from memprof.methods.adafactor import (
     normalised,
     step_size,
 )
-from memprof.methods.galore import is_tall
 from memprof.methods.parts.random_projection import draw_, integers, next_seed
 from memprof.optimizer import Group, KeepsDtypes, MethodOptimizer, Periodic, with_grad
 from memprof.setting import setting
@@ -62,11 +61,8 @@ def projector(p: Tensor, seed: int, rank: int) -> Tensor:
     """
     tall = is_tall(p.shape)
     shape = (p.shape[1], rank) if tall else (rank, p.shape[0])
-    drawn = draw_(
-        torch.empty(shape, dtype=torch.promote_types(p.dtype, torch.float32), device=p.device),
-        integers(seed, 2)[tall],
-        rank,
-    )
+    empty = torch.empty(shape, dtype=torch.promote_types(p.dtype, torch.float32), device=p.device)
+    drawn = draw_(empty, integers(seed, 2)[tall], rank)
     return drawn if tall else drawn.T
 
 
@@ -149,13 +145,15 @@ class Flora(Method):
     rank: int | None = setting(None, "rank of the first moment; a quarter of the smallest side, at most 256", least=1)
     update_gap: int = setting(1000, "steps from one projector to the next (kappa)", least=1, papers="1000")
     lr: float = setting(0.01, "learning rate (times RMS(W) with scale_parameter)", above=0)
-    beta1: float | None = setting(0.9, "decay of the averaged updates; none is Adafactor", least=0, below=1)
-    decay_rate: float = setting(-0.8, "the second moment decays by 1 - t**decay_rate at step t", below=0)
-    eps1: float = setting(1e-30, "added to the squared gradient", above=0)
-    eps2: float = setting(1e-3, "least RMS(W) that scale_parameter multiplies by", least=0)
+    beta1: float | None = setting(
+        0.9, "decay of the averaged updates; none is Adafactor", least=0, below=1, papers="0.9; its code: none"
+    )
+    decay_rate: float = setting(-0.8, "the second moment decays by 1 - t**decay_rate at step t", below=0, papers="-0.8")
+    eps1: float = setting(1e-30, "added to the squared gradient", above=0, papers="1e-30")
+    eps2: float = setting(1e-3, "least RMS(W) that scale_parameter multiplies by", least=0, papers="1e-3")
     clip_threshold: float = setting(1.0, "largest RMS of an update before the learning rate", above=0)
     weight_decay: float = setting(0.0, "decoupled weight decay", least=0)
-    scale_parameter: bool = setting(True, "step in proportion to RMS(W)")
+    scale_parameter: bool = setting(True, "step in proportion to RMS(W)", papers="its code: true")
 
     def bind(self, weights: Iterable[Weight]) -> Self:
         return dataclasses.replace(self, rank=bound_rank(self.name, self.rank, weights))

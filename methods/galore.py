@@ -17,8 +17,7 @@ Where this and the authors' code differ:
   and one matrix product folds learning rate, scale and decay into the weight;
 * their per-layer mode has an optimizer and a scheduler for each weight, and doubles gap and warm-up; here one
   optimizer does it, steps are counted in its `step`, which finds no gradient left, and a gap is a gap;
-* the paper refreshes every 200 steps with scale 0.25 (the defaults here), the command line of their code every 50
-  with scale 1. Published figures of its state often leave the basis out; the formula here counts it.
+* published figures of its state often leave the basis out; the formula here counts it.
 
 Pitfall: under "full" the low-rank gradient of a refresh is diagonal but for rounding, and Adam makes that as large as
 the rest wherever eps is below it.
@@ -67,19 +66,31 @@ class GaLore(Method):
     name: ClassVar[str] = "galore"
     paper: ClassVar[str] = "arXiv:2403.03507"
 
-    rank: int | None = setting(None, "rank of the subspace; a quarter of the smallest side, at most 256", least=1)
+    rank: int | None = setting(
+        None,
+        "rank of the subspace; a quarter of the smallest side, at most 256",
+        least=1,
+        papers="128/256/256/512/1024 for 60m/130m/350m/1b/7b",
+    )
     update_gap: int = setting(
-        200, "steps from one subspace to the next", papers="200; the authors' command line 50", least=1
+        200, "steps from one subspace to the next", least=1, papers="200; 500 for 7b; the authors' command line 50"
     )
     scale: float = setting(0.25, "factor on the low-rank update", papers="0.25; the authors' command line 1", above=0)
     side: str = setting("std", "which side of a matrix is projected; std: the shorter, full: both", choices=SIDES)
-    inner: str = setting("adamw", "the optimizer inside the subspace, and of the other weights", choices=INNERS)
-    beta1: float | None = setting(None, "first moment of inner adafactor; none keeps none", least=0, below=1)
+    inner: str = setting(
+        "adamw",
+        "the optimizer inside the subspace, and of the other weights",
+        choices=INNERS,
+        papers="adamw, adafactor; adamw-8bit for 7b",
+    )
+    beta1: float | None = setting(
+        None, "first moment of inner adafactor; none keeps none", least=0, below=1, papers="0.9"
+    )
     per_layer: bool = setting(False, "update each weight inside backward and drop its gradient at once")
     lr: float = setting(0.01, "learning rate", papers="0.01; 0.005 for 7b", above=0)
     betas: tuple[float, float] = setting((0.9, 0.999), "decay of the first and second moment", least=0, below=1)
     eps: float = setting(1e-6, "added to the root of the second moment before its bias correction", above=0)
-    weight_decay: float = setting(0.0, "decoupled weight decay, after the update", least=0)
+    weight_decay: float = setting(0.0, "decoupled weight decay, after the update", least=0, papers="0")
 
     def bind(self, weights: Iterable[Weight]) -> Self:
         return dataclasses.replace(self, rank=bound_rank(self.name, self.rank, weights))

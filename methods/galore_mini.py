@@ -2,7 +2,7 @@
 
 Huang et al. 2024, "GaLore-mini: Low Rank Gradient Learning with Fewer Learning Rates", NeurIPS 2024 workshop. No code
 was published. Subspace, scale and gap are GaLore's, blocks and second moment Adam-mini 1.1's; the gap grows by
-Q-GaLore's rule (`lazy`), which the paper names and does not spell out.
+Q-GaLore's rule (`lazy`), which the paper names and does not spell out. The step is in galore_mini_optimizer.py.
 
 Shapes: a weight is (M, N), out and in; S and L are its shorter and longer side; R is the rank; B the number of blocks,
 n the elements of a weight. The paper's three approaches, of which only the third trained stably:
@@ -30,107 +30,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from memprof.method import Footprint, Method, Weight, bound_rank, groups, known_rank, named_weights
+from memprof.method import Footprint, Method, Weight, bound_rank, known_rank, named_weights
 from memprof.methods.adam_mini import num_blocks
-from memprof.methods.parts.divisors import COLUMNS, NONE, ROWS, SEEN, Divided, divide, take_off_, update_vmeans_
-from memprof.methods.parts.lazy import LazyRefresh, first_vector
-from memprof.methods.parts.projection import basis_shape, is_tall, low_rank_shape, refresh_bytes, top_subspace
-from memprof.optimizer import Group, MethodOptimizer, Periodic, with_grad
+from memprof.methods.parts.divisors import COLUMNS, NONE, ROWS, SEEN
+from memprof.methods.parts.galore_mini_optimizer import GaLoreMiniOptimizer
+from memprof.methods.parts.projection import is_tall, refresh_bytes
 from memprof.setting import setting
-
-
-class GaLoreMiniOptimizer(Periodic, MethodOptimizer):
-    """GaLore-mini on attention and MLP matrices, Adam-mini on the rest, in the order of the model.
-
-    state[p]: exp_avg and vmean of every weight; basis, gap and cosines of a matrix. Tensors are in the parameter's
-    dtype. Steps are counted from 0 in the parameter group.
-    """
-
-    def __init__(self, model: nn.Module, method: GaLoreMini) -> None:
-        self.weight_of: dict[Tensor, Weight] = {parameter: weight for weight, parameter in named_weights(model)}
-        self.method, self.lazy = method, LazyRefresh.of(method)
-        self.rank = known_rank(method.name, method.rank)
-        self.scratch_of = {p: method.formula(weight).transient for p, weight in self.weight_of.items()}
-        self.scratch_limit = method.scratch_limit(self.weight_of.values())
-        defaults = {"lr": method.lr, "betas": method.betas, "eps": method.eps, "step": 0}
-        super().__init__(list(self.weight_of), {**defaults, "weight_decay": method.weight_decay})
-
-    def update(self) -> None:
-        asked = self.take_request()
-        for group in self.param_groups:
-            params = with_grad(group)
-            for p in params:  # before any scratch exists, so that the two never add up
-                self._prepare_state(p, group["step"], asked)
-            for batch in groups(params, self.scratch_of.__getitem__, self.scratch_limit):
-                self._update_batch(batch, group)
-            group["step"] += 1
-
-    def _prepare_state(self, p: Tensor, step: int, asked: bool) -> None:
-        """Make the state of a new weight; refresh a matrix that is due."""
-        weight, state = self.weight_of[p], self.state[p]
-        new = not state
-        if new:
-            state["exp_avg"] = p.new_zeros(low_rank_shape(p.shape, self.rank) if weight.is_matrix else p.shape)
-            state["vmean"] = p.new_zeros((self.method.blocks(weight), 1) if p.ndim > 1 else ())
-            if weight.is_matrix:
-                state["basis"] = p.new_zeros(basis_shape(p.shape, self.rank))
-                state.update(self.lazy.start())
-        if weight.is_matrix and (new or asked or self.lazy.is_due(state, step)):
-            self._refresh(p, compare=not new)
-
-    def _refresh(self, p: Tensor, compare: bool) -> None:
-        """A new basis, and a new gap if the first basis vector has hardly turned."""
-        assert p.grad is not None
-        state = self.state[p]
-        top, finite = top_subspace(p.grad, self.rank)
-        top = torch.where(finite, top, state["basis"])
-        if compare:
-            self.lazy.learn(state, first_vector(state["basis"], p.shape), first_vector(top, p.shape))
-        state["basis"].copy_(top)
-
-    def _update_batch(self, params: list[Tensor], group: Group) -> None:
-        """Second moments, first moments, divisions, weights: each of all weights together."""
-        (beta1, beta2), step = group["betas"], group["step"] + 1
-        grads = [self._measured(p) for p in params]
-        update_vmeans_([self.state[p]["vmean"] for p in params], grads, beta2)
-        self._update_first_moments(params, grads, beta1)
-        parts = dict(zip(params, divide([self._divided(p) for p in params], step, beta2, group["eps"]), strict=True))
-        lr, keep = group["lr"] / (1 - beta1**step), 1 - group["lr"] * group["weight_decay"]
-        for p in (p for p in params if self.weight_of[p].is_matrix):
-            right = self.state[p]["basis" if is_tall(p.shape) else "exp_avg"]
-            p.addmm_(parts[p], right, beta=keep, alpha=-lr * self.method.scale)
-        others = [p for p in params if not self.weight_of[p].is_matrix]
-        take_off_(others, [self.state[p]["exp_avg"] for p in others], [parts[p] for p in others], lr, keep)
-
-    def _measured(self, p: Tensor) -> Tensor:
-        """The gradient whose squares are averaged: in approach 1 a matrix's in its basis."""
-        assert p.grad is not None
-        if self.method.approach != 1 or not self.weight_of[p].is_matrix:
-            return p.grad
-        basis: Tensor = self.state[p]["basis"]
-        return p.grad @ basis.T if is_tall(p.shape) else basis.T @ p.grad
-
-    def _update_first_moments(self, params: list[Tensor], grads: list[Tensor], beta1: float) -> None:
-        """M = beta1 * M + (1 - beta1) * G, of a matrix with its gradient in the basis, by one product if need be."""
-        like: list[tuple[Tensor, Tensor]] = []
-        for p, grad in zip(params, grads, strict=True):
-            exp_avg, basis = self.state[p]["exp_avg"], self.state[p].get("basis")
-            if basis is None or self.method.approach == 1:
-                like.append((exp_avg, grad))
-            else:
-                left, right = (grad, basis.T) if is_tall(grad.shape) else (basis.T, grad)
-                exp_avg.addmm_(left, right, beta=beta1, alpha=1 - beta1)
-        if like:
-            torch._foreach_lerp_([m for m, _ in like], [grad for _, grad in like], 1 - beta1)
-
-    def _divided(self, p: Tensor) -> Divided:
-        """What the second moments of a weight divide."""
-        state, kind = self.state[p], self.method.divides(self.weight_of[p])
-        wide = self.weight_of[p].is_matrix and not is_tall(p.shape)
-        return Divided(kind, state["basis" if wide else "exp_avg"], state["vmean"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,14 +47,25 @@ class GaLoreMini(Method):
     name: ClassVar[str] = "galore-mini"
     paper: ClassVar[str] = "Huang et al., GaLore-mini, NeurIPS 2024 workshop"
 
-    approach: int = setting(3, "which of the paper's three ways to combine both; only 3 is stable", least=1, most=3)
-    rank: int | None = setting(None, "rank of the subspace; a quarter of the smallest side, at most 256", least=1)
-    update_gap: int = setting(200, "steps from one subspace to the next, before the gap grows", least=1)
-    cos_threshold: float = setting(0.4, "mean cosine of first basis vectors at which the gap grows", most=1)
-    gamma: float = setting(2.0, "factor by which the gap grows; 1 keeps it", least=1)
-    queue_size: int = setting(5, "how many cosines the mean is over", least=1)
-    scale: float = setting(0.25, "factor on the low-rank update", above=0)
-    lr: float = setting(0.01, "learning rate", above=0)
+    approach: int = setting(
+        3, "which of the paper's three ways to combine both; only 3 is stable", least=1, most=3, papers="3"
+    )
+    rank: int | None = setting(
+        None,
+        "rank of the subspace; a quarter of the smallest side, at most 256",
+        least=1,
+        papers="as GaLore: 256/256/512 for 130m/350m/1b",
+    )
+    update_gap: int = setting(
+        200, "steps from one subspace to the next, before the gap grows", least=1, papers="as GaLore: 200"
+    )
+    cos_threshold: float = setting(
+        0.4, "mean cosine of first basis vectors at which the gap grows", most=1, papers="as Q-GaLore: 0.4"
+    )
+    gamma: float = setting(2.0, "factor by which the gap grows; 1 keeps it", least=1, papers="as Q-GaLore: 2")
+    queue_size: int = setting(5, "how many cosines the mean is over", least=1, papers="as Q-GaLore: 5")
+    scale: float = setting(0.25, "factor on the low-rank update", above=0, papers="as GaLore: 0.25")
+    lr: float = setting(0.01, "learning rate", above=0, papers="as GaLore: 0.01")
     betas: tuple[float, float] = setting((0.9, 0.999), "decay of the first and second moment", least=0, below=1)
     eps: float = setting(1e-6, "added to the root of the second moment", above=0)
     weight_decay: float = setting(0.0, "decoupled weight decay, of matrices only", least=0)

@@ -4,7 +4,8 @@ Loeschcke et al. 2024, arXiv:2405.16528; follows sebulo/LoQT (375b41a) with --qu
 --quantize_projection_matrix 4bit, as its scripts run it. Shapes: a weight is (M, N); S and L are its shorter and longer
 side; R is the rank.
 y = q(W) x + alpha B A x, alpha not divided by R. Where M >= N the projection is A (R, N) and B (M, R) is trained; where
-M < N it is B (M, R), and A (R, N) is trained. Weight and projection are NF4 in blocks of 64 (see `parts.nf4`).
+M < N it is B (M, R), and A (R, N) is trained. Weight and projection are NF4 in blocks of 64 (nf4.py). The layer is
+in loqt_linear.py, the bytes that it takes in passing in loqt_bytes.py.
 
 Updates, at steps 0, gap, then each later by gap + int(psi^k), k = 1, 2, ...: in such a step
 * the layer computes with the merged weight, quantised again, q(q(W) + alpha B A), and without the product; its gradient
@@ -30,250 +31,19 @@ What differs, and what to know:
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
-import torch
 from torch import Tensor, nn
 
 from memprof.method import Footprint, Method, Weight, bound_rank, known_rank, named_weights, replace_matrices
 from memprof.methods.adamw import STEP_BYTES, AdamW, FusedAdamW
 from memprof.methods.parts import nf4
-from memprof.methods.parts.anchor import AnchoredLinear, anchor
-from memprof.methods.parts.projection import (
-    basis_shape,
-    is_tall,
-    low_rank_shape,
-    refresh_bytes,
-    top_subspace,
-    wide_itemsize,
-)
-from memprof.methods.sltrain import scaled_product
+from memprof.methods.parts.loqt_bytes import QuantisedBackward, update_bytes
+from memprof.methods.parts.loqt_linear import LoQTLinear
 from memprof.optimizer import Periodic
 from memprof.setting import setting
-from memprof.walk import LinearWalk
-
-INT32, BOOL = 4, 1
-RIDGE = 1e-30
-"""added to the diagonal of P P^T, so that a projection of zeros has the pseudoinverse zero"""
-
-
-class QuantisedProduct(torch.autograd.Function):
-    """The layer's output; backward gives the factor its gradient, or in an update step the anchor the full-rank one."""
-
-    @staticmethod
-    def forward(ctx: Any, x_TN: Tensor, factor: Tensor, anchor_MN: Tensor, layer: LoQTLinear, full_rank: bool) -> Tensor:  # fmt: skip  # noqa: E501
-        ctx.save_for_backward(x_TN, factor)
-        ctx.layer, ctx.full_rank = layer, full_rank
-        if full_rank:
-            return x_TN @ layer.requantised().T
-        y_TM = x_TN @ layer.weight().T
-        a_RN, b_MR = layer.pair(layer.projection())
-        return y_TM.addmm_(x_TN @ a_RN.T, b_MR.T, alpha=layer.alpha)
-
-    @staticmethod
-    def backward(ctx: Any, grad_TM: Tensor) -> tuple[Tensor | None, ...]:
-        x_TN, factor = ctx.saved_tensors
-        layer: LoQTLinear = ctx.layer
-        if ctx.full_rank:
-            grad_x = grad_TM @ layer.requantised()
-            return grad_x, None, grad_TM.T @ x_TN, None, None
-        grad_x = grad_TM @ layer.weight()
-        projection = layer.projection()
-        if layer.tall:
-            grad_x.addmm_(grad_TM @ factor, projection, alpha=layer.alpha)
-            h_TR = x_TN @ projection.T
-            del projection
-            return grad_x, scaled_product(grad_TM.T, h_TR, layer.alpha), None, None, None
-        grad_h = grad_TM @ projection
-        del projection
-        grad_x.addmm_(grad_h, factor, alpha=layer.alpha)
-        return grad_x, scaled_product(grad_h.T, x_TN, layer.alpha), None, None, None
-
-
-class LoQTLinear(AnchoredLinear):
-    """y = q(W) x + alpha B A x, in the place of a linear layer whose weight becomes NF4."""
-
-    def __init__(self, linear: nn.Linear, rank: int, alpha: float, table: Tensor) -> None:
-        like = linear.weight
-        super().__init__(linear.in_features, linear.out_features, anchor(like.shape, like.dtype, like.device))
-        self.bias, self.alpha, self.table = linear.bias, alpha, table
-        self.tall = is_tall(like.shape)
-        self.shapes = basis_shape(like.shape, rank)
-        self.factor = nn.Parameter(like.new_zeros(low_rank_shape(like.shape, rank)))
-        self.updating = True
-        for name, numel in (("weight", like.numel()), ("projection", math.prod(self.shapes))):
-            codes, absmax = nf4.empty(numel, like.device)
-            self.register_buffer(f"{name}_codes", codes)
-            self.register_buffer(f"{name}_absmax", absmax)
-        nf4.quantise_(*self._stored("weight"), like.detach(), table)
-
-    def _stored(self, name: str) -> tuple[Tensor, Tensor]:
-        return self.get_buffer(f"{name}_codes"), self.get_buffer(f"{name}_absmax")
-
-    def weight(self) -> Tensor:
-        """q(W), (M, N) in the parameter dtype."""
-        out = torch.empty(self.out_features, self.in_features, dtype=self.factor.dtype, device=self.factor.device)
-        return nf4.dequantise(*self._stored("weight"), self.table, out)
-
-    def projection(self) -> Tensor:
-        """A (R, N) or B (M, R) in the parameter dtype."""
-        return nf4.dequantise(*self._stored("projection"), self.table, self.factor.new_empty(self.shapes))
-
-    def pair(self, projection: Tensor, factor: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """A and B, out of the projection and the trained factor, or another one."""
-        factor = self.factor if factor is None else factor
-        return (projection, factor) if self.tall else (factor, projection)
-
-    @torch.no_grad()
-    def merged(self) -> Tensor:
-        """V = q(W) + alpha B A."""
-        weight_MN = self.weight()
-        a_RN, b_MR = self.pair(self.projection())
-        return weight_MN.addmm_(b_MR, a_RN, alpha=self.alpha)
-
-    @torch.no_grad()
-    def requantised(self) -> Tensor:
-        """q(V), dequantised."""
-        merged_MN = self.merged()
-        codes, absmax = nf4.empty(merged_MN.numel(), merged_MN.device)
-        nf4.quantise_(codes, absmax, merged_MN, self.table)
-        return nf4.dequantise(codes, absmax, self.table, merged_MN)
-
-    def forward(self, x: Tensor) -> Tensor:
-        full_rank = self.updating and torch.is_grad_enabled()
-        y: Tensor = QuantisedProduct.apply(x.flatten(end_dim=-2), self.factor, self.anchor, self, full_rank)  # type: ignore[no-untyped-call]
-        if self.bias is not None:
-            y = y + self.bias
-        return y.view(*x.shape[:-1], -1)
-
-    @torch.no_grad()
-    def update(self, rank: int, iterations: int) -> None:
-        """A new projection from the anchor's gradient, and weight and factor made for it. No host read."""
-        assert self.anchor.grad is not None
-        top, finite = top_subspace(self.anchor.grad, rank)
-        merged_MN = self.merged()
-        projection = self.projection()
-        projection.copy_(torch.where(finite, top, projection))
-        del top, finite
-        nf4.quantise_(*self._stored("projection"), projection, self.table)
-        nf4.dequantise(*self._stored("projection"), self.table, projection)
-        if iterations:
-            self._compensate(merged_MN, projection, iterations)
-        else:
-            nf4.quantise_(*self._stored("weight"), merged_MN, self.table)
-            self.factor.zero_()
-
-    def _compensate(self, merged_MN: Tensor, projection: Tensor, iterations: int) -> None:
-        """Weight and factor by turns; each best pair so far is stored."""
-        inverse_RS = pseudoinverse(projection if self.tall else projection.T)
-        wide = torch.promote_types(merged_MN.dtype, torch.float32)
-        least = torch.full((), math.inf, dtype=wide, device=merged_MN.device)
-        work_MN = merged_MN.clone()
-        codes, absmax = nf4.empty(merged_MN.numel(), merged_MN.device)
-        for left in reversed(range(iterations)):
-            nf4.quantise_(codes, absmax, work_MN, self.table)
-            nf4.dequantise(codes, absmax, self.table, work_MN)
-            torch.sub(merged_MN, work_MN, out=work_MN)
-            sides = (work_MN, inverse_RS.T) if self.tall else (inverse_RS, work_MN)
-            factor = scaled_product(*sides, 1 / self.alpha)
-            a_RN, b_MR = self.pair(projection, factor)
-            error = torch.linalg.vector_norm(work_MN.addmm_(b_MR, a_RN, alpha=-self.alpha), dtype=wide)
-            self._keep(error < least, codes, absmax, factor)
-            torch.minimum(least, error, out=least)
-            if left:
-                work_MN.copy_(merged_MN).addmm_(b_MR, a_RN, alpha=-self.alpha)
-            del factor, a_RN, b_MR, sides, error
-
-    def _keep(self, better: Tensor, *pair: Tensor) -> None:
-        """Codes, magnitudes and factor in place of those that are stored, where they are better."""
-        for kept, new in zip((*self._stored("weight"), self.factor), pair, strict=True):
-            kept.copy_(torch.where(better, new, kept))
-
-
-def pseudoinverse(p_RS: Tensor) -> Tensor:
-    """(P P^T)^-1 P, (R, S): the transpose of P^+, of a P with full row rank. In fp32 at least."""
-    wide_RS = p_RS.to(torch.promote_types(p_RS.dtype, torch.float32))
-    gram_RR = wide_RS @ wide_RS.T
-    gram_RR.diagonal().add_(RIDGE)
-    lower_RR = torch.linalg.cholesky_ex(gram_RR).L
-    del gram_RR
-    return torch.cholesky_solve(wide_RS, lower_RR).to(p_RS.dtype)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class QuantisedBackward:
-    """How autograd goes back through `QuantisedProduct`; sizes in bytes."""
-
-    weight: int
-    """W, dequantised"""
-    projection: int
-    stored: int
-    """W, quantised"""
-    hidden: int
-    """h = A x of a token"""
-    from_weight: int
-    """scratch of dequantising W"""
-    from_projection: int
-    to_weight: int
-    """scratch of quantising W"""
-
-    def __call__(self, layer: LinearWalk) -> None:
-        hidden, name, walk = layer.tokens * self.hidden, layer.name, layer.walk
-        pending = layer.grad if walk.accumulating else 0
-        walk.passing(f"{name} W dequantised", self.weight + self.from_weight)
-        if walk.refreshing:
-            hidden = 0
-            walk.passing(f"{name} projection dequantised", self.weight + self.projection + self.from_projection)
-            walk.passing(f"{name} merged W quantised", self.weight + self.stored + self.to_weight)
-        layer.at("W", extra=self.weight)
-        layer.at("gradient of x", extra=layer.grad_input)
-        layer.at("W freed", extra=-self.weight)
-        if not walk.refreshing:
-            walk.passing(f"{name} projection dequantised", self.projection + self.from_projection)
-            walk.passing(f"{name} product with the projection", self.projection + hidden)
-        layer.at("gradient", grad=layer.grad - pending, extra=hidden + pending)
-        layer.at("freed", extra=-hidden - layer.grad_output, activation=-layer.frees)
-        layer.join()
-        layer.at("gradients added", extra=-pending)
-
-
-def update_bytes(weight: Weight, rank: int, iterations: int) -> int:
-    """The worst instant of `LoQTLinear.update`; e is the itemsize, w = 4 bytes (8 for fp64), f = e R L the factor,
-    P = e R S the projection, V = e M N:
-
-    what finding the subspace takes (see `galore`)
-    top vectors w R S + finite () bool + V + scratch of dequantising V, or + V + P + scratch of dequantising P
-    top vectors w R S + finite () bool + V + P + their choice w R S
-    V + P + scratch of quantising or dequantising P
-    V + P + P fp32 + Gram w R^2 + its factor w R^2 + info () int32; without the Gram: + P^+ w R S (+ P^+ in bf16, fp16)
-    2 V + P + P^+ (R, S) e + least () w + q(V) and either scratch of quantising V, or
-    f + error () w + better () bool + the longest of codes, magnitudes and factor once more
-    """
-    (rows, columns), e, w = weight.shape, weight.itemsize, wide_itemsize(weight.itemsize)
-    short, long = min(rows, columns), max(rows, columns)
-    low, full, numel = rank * short, weight.nbytes, weight.numel
-    projection, factor, top = e * low, e * rank * long, w * low + 1
-    narrow = e < w
-    held = full + projection
-    inverse = held + narrow * w * low + w * rank**2
-    instants = [
-        refresh_bytes(weight, rank),
-        top + full + nf4.dequantise_scratch(numel),
-        top + held + max(nf4.dequantise_scratch(low), w * low),
-        held + nf4.quantise_scratch(low),
-    ]
-    if not iterations:
-        return max(*instants, held + nf4.quantise_scratch(numel))
-    best = factor + w + BOOL + max(nf4.blocks_of(numel) * nf4.BLOCK // 2, factor)
-    instants += [
-        inverse + w * rank**2 + INT32,
-        inverse + w * low + narrow * projection,
-        held + projection + full + w + nf4.nbytes(numel) + max(nf4.quantise_scratch(numel), best),
-    ]
-    return max(instants)
 
 
 class LoQTOptimizer(Periodic, FusedAdamW):

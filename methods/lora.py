@@ -84,15 +84,17 @@ class LoRA(Method):
     name: ClassVar[str] = "lora"
     paper: ClassVar[str] = "arXiv:2106.09685"
 
-    # GaLore's LoRA: alpha 32, rank 128/256/256/512 for 60m/130m/350m/1b, lr the best of 1e-2 ... 1e-4, no decay
     rank: int | None = setting(
-        None, "rank R of the adapters; default a quarter of the smallest side, <= 256", least=1, papers="128, 256, 512"
+        None,
+        "rank R of the adapters; default a quarter of the smallest side, <= 256",
+        least=1,
+        papers="GaLore's: 128/256/256/512 for 60m/130m/350m/1b",
     )
     alpha: float = setting(32.0, "the adapter's product is scaled by alpha / rank", above=0, papers="32")
-    lr: float = setting(1e-3, "learning rate", above=0, papers="1e-2 to 1e-4")
+    lr: float = setting(1e-3, "learning rate", above=0, papers="GaLore's: best of 1e-2 to 1e-4")
     betas: tuple[float, float] = setting((0.9, 0.999), "decay of the first and second moment", least=0, below=1)
     eps: float = setting(1e-8, "added to the root of the second moment", above=0)
-    weight_decay: float = setting(0.0, "decoupled weight decay, on what is trained", least=0)
+    weight_decay: float = setting(0.0, "decoupled weight decay, on what is trained", least=0, papers="0")
 
     def bind(self, weights: Iterable[Weight]) -> Self:
         return dataclasses.replace(self, rank=bound_rank(self.name, self.rank, weights))

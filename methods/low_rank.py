@@ -118,15 +118,17 @@ class LowRank(Method):
     name: ClassVar[str] = "low-rank"
     paper: ClassVar[str] = "arXiv:2209.13569"
 
-    # GaLore's baselines: rank 128/256/256/512 for 60m/130m/350m/1b, lr the best of 1e-2 ... 1e-4, no weight decay
     rank: int | None = setting(
-        None, "rank R of every product; default a quarter of the smallest side, <= 256", least=1, papers="128, 256, 512"
+        None,
+        "rank R of every product; default a quarter of the smallest side, <= 256",
+        least=1,
+        papers="GaLore's: 128/256/256/512 for 60m/130m/350m/1b",
     )
-    init: str = setting("random", "random: W's scale; spectral: the SVD of W", choices=tuple(INITS))
-    lr: float = setting(1e-3, "learning rate", above=0, papers="1e-2 to 1e-4")
+    init: str = setting("random", "random: W's scale; spectral: the SVD of W", choices=tuple(INITS), papers="spectral")
+    lr: float = setting(1e-3, "learning rate", above=0, papers="GaLore's: best of 1e-2 to 1e-4")
     betas: tuple[float, float] = setting((0.9, 0.999), "decay of the first and second moment", least=0, below=1)
     eps: float = setting(1e-8, "added to the root of the second moment", above=0)
-    weight_decay: float = setting(0.0, "decoupled weight decay", least=0)
+    weight_decay: float = setting(0.0, "decoupled weight decay", least=0, papers="GaLore's: 0")
 
     def bind(self, weights: Iterable[Weight]) -> Self:
         return dataclasses.replace(self, rank=bound_rank(self.name, self.rank, weights))

@@ -36,7 +36,8 @@ from torch import Tensor, nn
 
 from memprof.errors import MemprofError
 from memprof.method import Footprint, Method, Weight, groups, named_weights
-from memprof.methods.parts.microadam_update import Layout, Piece, update_together_
+from memprof.methods.parts.microadam_layout import Layout, Piece
+from memprof.methods.parts.microadam_update import update_together_
 from memprof.optimizer import Group, KeepsDtypes, MethodOptimizer, with_grad
 from memprof.setting import setting
 
@@ -102,7 +103,9 @@ class MicroAdam(Method):
     density: float = setting(0.01, "share of a gradient that enters the window", above=0, most=1, papers="0.01")
     window: int = setting(10, "how many gradients the window holds", least=1, papers="10")
     block: int = setting(16384, "elements among which the largest are sought", least=1, most=2**15)
-    quant_block: int = setting(65536, "elements of error between two limits: an even multiple of block", papers="100,000")
+    quant_block: int = setting(
+        65536, "elements of error between two limits: an even multiple of block", papers="100,000"
+    )
     piece: int | None = setting(
         None, "most elements updated at once; none: what keeps scratch to the size of the largest weight", least=2
     )

@@ -113,7 +113,7 @@ class Muon(Method):
 
     lr: float = setting(0.02, "learning rate of matrices: the spectral norm of a step", above=0, papers="0.02")
     momentum: float = setting(0.95, "decay of the averaged gradient", least=0, below=1, papers="0.95")
-    nesterov: bool = setting(True, "step by the average as it will be with the same gradient again")
+    nesterov: bool = setting(True, "step by the average as it will be with the same gradient again", papers="true")
     ns_steps: int = setting(5, "steps of the Newton-Schulz iteration", least=1, papers="5")
     ns_dtype: str | None = setting(
         "bf16", "precision of that iteration; none: the weights'", choices=tuple(NS_DTYPES), papers="bf16"
@@ -121,8 +121,10 @@ class Muon(Method):
     adam_lr: float | None = setting(
         None, "learning rate of embedding, head and norms; none: 0.015 of lr, 3e-4 beside 0.02", above=0, papers="3e-4"
     )
-    betas: tuple[float, float] = setting((0.9, 0.95), "Adam's decay of both moments", least=0, below=1)
-    eps: float = setting(1e-10, "Adam's, added to the root of the second moment", above=0)
+    betas: tuple[float, float] = setting(
+        (0.9, 0.95), "Adam's decay of both moments", least=0, below=1, papers="0.9/0.95"
+    )
+    eps: float = setting(1e-10, "Adam's, added to the root of the second moment", above=0, papers="1e-10")
     weight_decay: float = setting(0.0, "decoupled weight decay", least=0)
 
     def prepare(self, model: nn.Module) -> MuonOptimizer:

@@ -49,13 +49,21 @@ class QGaLore(Method):
 
     rank: int | None = setting(None, "rank of the subspace; a quarter of the smallest side, at most 256", least=1)
     update_gap: int = setting(200, "steps from one subspace to the next, before the gap grows", least=1, papers="200")
-    cos_threshold: float = setting(0.4, "mean cosine of first basis vectors at which the gap grows", most=1)
-    gamma: float = setting(2.0, "factor by which the gap grows; 1 keeps it", least=1)
-    queue_size: int = setting(5, "how many cosines the mean is over", least=1)
-    weight_bits: int = setting(8, "of an element of a matrix; 16: no integers, the model's dtype", choices=(8, 16))
-    proj_bits: int = setting(4, "of an element of a basis; 16: no integers, the model's dtype", choices=(4, 8, 16))
-    group_size: int = setting(256, "elements that share a scale and a zero point", least=2)
-    inner: str = setting("adamw-8bit", "the optimizer inside the subspace", choices=("adamw-8bit", "adamw"))
+    cos_threshold: float = setting(
+        0.4, "mean cosine of first basis vectors at which the gap grows", most=1, papers="0.4"
+    )
+    gamma: float = setting(2.0, "factor by which the gap grows; 1 keeps it", least=1, papers="2")
+    queue_size: int = setting(5, "how many cosines the mean is over", least=1, papers="5")
+    weight_bits: int = setting(
+        8, "of an element of a matrix; 16: no integers, the model's dtype", choices=(8, 16), papers="8"
+    )
+    proj_bits: int = setting(
+        4, "of an element of a basis; 16: no integers, the model's dtype", choices=(4, 8, 16), papers="4"
+    )
+    group_size: int = setting(256, "elements that share a scale and a zero point", least=2, papers="256")
+    inner: str = setting(
+        "adamw-8bit", "the optimizer inside the subspace", choices=("adamw-8bit", "adamw"), papers="adamw-8bit"
+    )
     scale: float = setting(0.25, "factor on the low-rank update", above=0, papers="0.25")
     lr: float = setting(0.01, "learning rate", above=0, papers="0.015 for 60m, 0.01 for 350m, 0.004 for 7b")
     betas: tuple[float, float] = setting((0.9, 0.999), "decay of the first and second moment", least=0, below=1)

@@ -81,8 +81,7 @@ class ReLoQRa(Restarting):
     name: ClassVar[str] = "reloqra"
     paper: ClassVar[str] = "Approximations may be all you need (NeurIPS 2024)"
 
-    # its best: reset every 10000, after a warm start of 5000; rank 256, lr 1.5e-3, warmup 100
-    reset_every: int = setting(10_000, "steps between merges", least=1, papers="2500, 10000")
+    reset_every: int = setting(10_000, "steps between merges", least=1, papers="2500; 10000, its best")
     reading: str = setting(
         "preserving", "of equation 5: freeze W - s Q R, or W and so add s Q R to the model", choices=(*READINGS,)
     )

@@ -41,9 +41,7 @@ class ReLoRA(Restarting):
     name: ClassVar[str] = "relora"
     paper: ClassVar[str] = "arXiv:2307.05695"
 
-    # README for 250m: lr 1e-3, reset 5000, warmup 100; its 1b config: rank 128, lr 4e-4, reset 1000. "Approximations
-    # may be all you need": rank 256, lr 1.5e-3, reset 2500 or 10000, warmup 100. All: alpha 32, no weight decay
-    reset_every: int = setting(5000, "steps between merges", least=1, papers="1000, 5000; later 2500, 10000")
+    reset_every: int = setting(5000, "steps between merges", least=1, papers="5000; 1000 for 1b; later 2500, 10000")
 
     def formula(self, weight: Weight) -> Footprint:
         """LoRA's; a merge works in place, and its most is the scratch of pruning one moment of the larger factor,

@@ -25,8 +25,10 @@ from typing import Any, ClassVar
 from torch import nn
 
 from memprof.method import Footprint, Weight, named_weights
-from memprof.methods.mora import ROTATION, SHARING, TYPES, UNITS, MoRA, MoRALinear
+from memprof.methods.mora import MoRA
+from memprof.methods.parts.mora_linear import UNITS, MoRALinear
 from memprof.methods.parts.restart import PRUNE, Restarting, RestartOptimizer, prune_bytes
+from memprof.methods.parts.square_compression import ROTATION, SHARING, TYPES
 from memprof.setting import setting
 
 

@@ -146,13 +146,7 @@ class SLTrain(Method):
     def prepare(self, model: nn.Module) -> FusedAdamW:
         rank = known_rank(self.name, self.bind(weight for weight, _ in named_weights(model)).rank)
         replace_matrices(model, lambda w, linear: SLTrainLinear(linear, rank, self.alpha, self.entries(w)))
-        return FusedAdamW(
-            (p for p in model.parameters() if p.requires_grad),
-            lr=self.lr,
-            betas=self.betas,
-            eps=self.eps,
-            weight_decay=self.weight_decay,
-        )
+        return FusedAdamW.of(model, self)
 
     def formula(self, weight: Weight) -> Footprint:
         """Of a treated matrix: A (R, N) + B (M, R) + v (K,) + i (K,) int64; gradients of A, B and v; for each of the

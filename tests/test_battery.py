@@ -15,7 +15,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from memprof.anchor import AnchoredLinear, is_anchor
 from memprof.api import plan
 from memprof.catalogue import CORE, METHODS, get_method
 from memprof.errors import MemprofError
@@ -23,6 +22,7 @@ from memprof.formula import formula
 from memprof.ledger import state_tensors
 from memprof.llama import LlamaForCausalLM, build_model
 from memprof.method import Footprint, Method, Weight, named_weights
+from memprof.methods.parts.anchor import AnchoredLinear, is_anchor
 from memprof.record import Formula, Trace
 from memprof.scenario import Scenario
 from memprof.shapes import LlamaShape
@@ -34,6 +34,9 @@ EXACT = ("param", "grad", "optimizer_state", "activation", "steady", "peak_phase
 MODELS = ["9m", "60m", "350m", "1b", "7b", "llama3-8b", "llama3.2-1b"]
 SOME_MODELS = ["9m", "350m", "llama3.2-1b"]
 """for the methods that `compare` does not show unless asked; `make slow` runs the other models too"""
+SOME_GRID = ("one-token", "peak-inside-a-layer", "peak-at-a-weight's-gradient", "accumulating-at-a-weight's-gradient",
+             "accumulating-3-odd", "tied-accumulating", "grouped-peak-inside-a-layer")  # fmt: skip
+"""the same, for odd scenarios"""
 SMALL: dict[str, Any] = {"vocab_size": 64, "num_layers": 1}
 GRID: dict[str, dict[str, Any]] = {
     "one-short-sequence": {"batch_size": 1, "seq_len": 64},
@@ -127,10 +130,15 @@ def assert_categories(predicted: Formula, seen: Trace) -> None:
         assert min(witness.peak_by_category.values()) >= 0, witness
 
 
+def slow_unless(name: str, always: bool) -> Any:
+    """The core is tried on everything each time, the rest of the catalogue on what it is `always` tried on."""
+    return () if name in CORE or always else pytest.mark.slow
+
+
 def models_of(name: str) -> Iterator[Any]:
+    some = SOME_MODELS if name in METHODS else SOME_MODELS[:1]
     for model in MODELS:
-        marks = () if name in CORE or model in SOME_MODELS else pytest.mark.slow
-        yield pytest.param(model, name, marks=marks, id=f"{model}-{name}")
+        yield pytest.param(model, name, marks=slow_unless(name, model in some), id=f"{model}-{name}")
 
 
 @pytest.mark.parametrize("dtype", ["bf16", "fp32"])
@@ -149,7 +157,7 @@ def accumulates(name: str) -> bool:
 odd_scenarios = pytest.mark.parametrize(
     ("fields", "name"),
     [
-        pytest.param(fields, name, id=f"{grid}-{name}")
+        pytest.param(fields, name, marks=slow_unless(name, grid in SOME_GRID), id=f"{grid}-{name}")
         for grid, fields in GRID.items()
         for name in NAMES
         if "accumulation" not in fields or accumulates(name)
@@ -163,8 +171,10 @@ def test_formula_is_the_trace_on_odd_scenarios(fields: dict[str, Any], name: str
         assert_formula_is_trace(scenario(name, kernels=kernels, dtype=dtype, **fields))
 
 
-@every_method
-@pytest.mark.parametrize("kernels", ["cpu", "cuda"])
+@pytest.mark.parametrize(
+    ("kernels", "name"),
+    [pytest.param(k, name, marks=slow_unless(name, k == "cuda")) for k in ("cpu", "cuda") for name in NAMES],
+)
 def test_fp16_costs_what_bf16_does(kernels: str, name: str) -> None:
     half = scenario(name, dtype="fp16", kernels=kernels)
     assert_formula_is_trace(half)

@@ -18,7 +18,7 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
-from memprof.methods.adam_mini import as_blocks, block_norm
+from memprof.methods.parts.block_means import as_blocks, block_norm
 
 ROWS, COLUMNS, SEEN, NONE = "rows", "columns", "seen", "none"
 """what divisors do: divide the blocks of a factor; divide its columns; divide its columns by what each sees of the

@@ -3,7 +3,7 @@
 * `adafactor` is Hugging Face's with a given learning rate (relative_step and scale_parameter off, as GaLore's
   torchrun_main.py sets them), fp32 moments, and a decay before the update. Theirs casts each gradient to fp32 first, so
   its basis and low-rank gradient are fp32 in a bf16 run too; here both are in the parameter's dtype.
-* `adamw-8bit` has bitsandbytes' moments (see memprof/blockwise.py). eps is bias-corrected here. Weights that are not
+* `adamw-8bit` has bitsandbytes' moments (see blockwise.py). eps is bias-corrected here. Weights that are not
   projected decay before the update as in `adamw-8bit`, those that are after it as in GaLoreAdamW8bit.
 """
 
@@ -16,9 +16,11 @@ import torch
 from torch import Tensor
 
 from memprof.method import Footprint, Weight
-from memprof.methods.adafactor import FP32_BYTES, Adafactor, clip_factor, decay_moments_, new_state, normalised
+from memprof.methods.adafactor import Adafactor
 from memprof.methods.adafactor import update_weights_ as adafactor_
 from memprof.methods.parts import blockwise
+from memprof.methods.parts.adam8bit import adam8bit_
+from memprof.methods.parts.factored_moments import FP32_BYTES, clip_factor, decay_moments_, new_state, normalised
 from memprof.methods.parts.galore_inner import AdamWInner, Inner, State
 from memprof.optimizer import Group
 
@@ -101,7 +103,7 @@ class AdamW8bitInner(Inner):
     def _adamw(self, params: list[Tensor], grads: list[Tensor], states: Sequence[State], group: Group) -> None:
         count = self.count(group, params[0].device)
         hyperparameters = {key: group[key] for key in ("lr", "betas", "eps", "weight_decay")}
-        blockwise.adam8bit_(params, grads, states, self.maps, count, **hyperparameters)
+        adam8bit_(params, grads, states, self.maps, count, **hyperparameters)
 
     def state_bytes(self, shape: Sequence[int], itemsize: int) -> int:
         return blockwise.moment_bytes(math.prod(shape))

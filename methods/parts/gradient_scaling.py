@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-from memprof.method import Method, Weight, groups
+from memprof.method import Footprint, Weight, groups
 from memprof.methods.galore import basis_shape, is_tall, top_subspace, torch_eps
 from memprof.optimizer import Group, KeepsDtypes, MatrixOptimizer, fused_adamw_, step_tensor
 
@@ -57,6 +58,14 @@ def limited(norms_K: Tensor, limits: list[Tensor], growth: float) -> Tensor:
     return factors_K
 
 
+class Costs(Protocol):
+    """What the optimizer asks of a bound method, to see how many weights it may update together."""
+
+    def formula(self, weight: Weight) -> Footprint: ...
+    def update_kind(self, weight: Weight) -> Hashable: ...
+    def scratch_limit(self, weights: Iterable[Weight]) -> int: ...
+
+
 class ScalingOptimizer(KeepsDtypes, MatrixOptimizer):
     """Moments of the projected gradient and a limit to its norm for attention and MLP matrices, AdamW for the rest.
 
@@ -68,7 +77,7 @@ class ScalingOptimizer(KeepsDtypes, MatrixOptimizer):
     def __init__(
         self,
         model: nn.Module,
-        method: Method,
+        method: Costs,
         rank: int,
         update_gap: int,
         *,

@@ -157,6 +157,10 @@ def switch_on_loading(model: nn.Module, optimizer: RestartOptimizer) -> Removabl
 class Restarting(LoRA):
     """A method that merges its adapters into the weights every `reset_every` steps and begins afresh."""
 
+    rank: int | None = setting(
+        None, "rank R of the adapters; default a quarter of the smallest side, <= 256", least=1, papers="128; later 256"
+    )
+    lr: float = setting(1e-3, "learning rate", above=0, papers="ReLoRA 1e-3, 4e-4 for 1b; later 1.5e-3")
     reset_every: int = setting(2500, "steps between merges", least=1, papers="ReLoRA 1000, 5000; later 2500, 10000")
     restart_warmup: int = setting(
         100, "steps over which the learning rate climbs back after a merge", least=0, papers="100"

@@ -16,7 +16,8 @@ from memprof.errors import MemprofError
 from memprof.formula import formula
 from memprof.llama import build_model
 from memprof.method import Role, Weight, named_weights
-from memprof.methods.apollo import Apollo, ApolloMini, ApolloOptimizer
+from memprof.methods.apollo import Apollo, ApolloMini
+from memprof.methods.parts.apollo_optimizer import ApolloOptimizer
 from memprof.methods.parts.gradient_scaling import limited
 from memprof.methods.parts.random_projection import draw_, next_seed
 from memprof.trace import trace

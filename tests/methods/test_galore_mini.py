@@ -18,10 +18,11 @@ from memprof.formula import formula
 from memprof.ledger import Ledger
 from memprof.llama import LlamaForCausalLM, build_model
 from memprof.method import Footprint, Role, Weight, groups, named_weights
-from memprof.methods import galore_mini
 from memprof.methods.adam_mini import AdamMini
 from memprof.methods.galore import GaLore, top_subspace
-from memprof.methods.galore_mini import GaLoreMini, GaLoreMiniOptimizer
+from memprof.methods.galore_mini import GaLoreMini
+from memprof.methods.parts import galore_mini_optimizer
+from memprof.methods.parts.galore_mini_optimizer import GaLoreMiniOptimizer
 from memprof.methods.parts.lazy import LazyRefresh
 from memprof.trace import trace
 
@@ -294,7 +295,7 @@ def refreshed_steps(monkeypatch: pytest.MonkeyPatch, step: Callable[[int], None]
         seen.add(now[0])
         return top_subspace(grad, rank)
 
-    monkeypatch.setattr(galore_mini, "top_subspace", watched)
+    monkeypatch.setattr(galore_mini_optimizer, "top_subspace", watched)
     for now[0] in range(steps):
         step(now[0])
     return sorted(seen)

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from memprof.llama import LlamaForCausalLM, build_model
-from memprof.methods.loqt import LoQT, LoQTLinear, LoQTOptimizer, pseudoinverse
+from memprof.methods.loqt import LoQT, LoQTOptimizer
 from memprof.methods.parts import nf4
+from memprof.methods.parts.loqt_linear import LoQTLinear, pseudoinverse
 
 ALPHA = 0.5
 SHAPES = [(96, 64), (64, 96), (64, 64)]

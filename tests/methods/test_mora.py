@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from memprof.llama import build_model
-from memprof.methods.mora import CYCLIC, TYPES, MoRA, MoRALinear, continued, fold_, gather, spread_, square_side
+from memprof.methods.mora import MoRA
+from memprof.methods.parts.mora_linear import MoRALinear
+from memprof.methods.parts.square_compression import CYCLIC, TYPES, continued, fold_, gather, spread_, square_side
 
 SHAPES = [(128, 128), (352, 128), (128, 352), (30, 20), (90, 20)]
 KINDS = [("rotation", 1), *(("sharing", kind) for kind in TYPES)]

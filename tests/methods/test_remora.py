@@ -8,7 +8,7 @@ import torch
 
 from memprof.llama import LlamaForCausalLM, build_model
 from memprof.method import named_weights
-from memprof.methods.mora import MoRALinear
+from memprof.methods.parts.mora_linear import MoRALinear
 from memprof.methods.remora import ReMoRA, ReMoRAOptimizer
 
 

@@ -21,7 +21,8 @@ def row(comparison: Comparison) -> tuple[str, ...]:
     else:
         result = run(comparison)
         verdict = _verdict(comparison, result.agrees(comparison))
-        drift, shapes = f"{result.relative:.1e} ({result.weight}, step {result.step})", result.shapes
+        where = f" ({result.weight}, step {result.step})" if result.weight else ""
+        drift, shapes = f"{result.relative:.1e}{where}", result.shapes
     note = comparison.note
     if version is not None and comparison.without_sign_rule is not None:
         own = run(comparison, comparison.without_sign_rule)
@@ -42,11 +43,14 @@ def main() -> int:
     parser.add_argument("--only", default="", help="only comparisons whose name holds this text")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    chosen = [comparison for comparison in comparisons() if arguments.only in comparison.name]
+    if not chosen:
+        print(f"fidelity: no comparison has {arguments.only!r} in its name", file=sys.stderr)
+        return 2
     rows = []
-    for comparison in comparisons():
-        if arguments.only in comparison.name:
-            print(comparison.name, file=sys.stderr)
-            rows.append(row(comparison))
+    for comparison in chosen:
+        print(comparison.name, file=sys.stderr)
+        rows.append(row(comparison))
     table = "\n".join("| " + " | ".join(cells) + " |" for cells in (COLUMNS, ("---",) * len(COLUMNS), *rows))
     if arguments.out is None:
         print(table)

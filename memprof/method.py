@@ -143,7 +143,7 @@ class Method(ABC):
 
     name: ClassVar[str]
     paper: ClassVar[str]
-    treats: ClassVar[str] = "attention and MLP matrices; the rest is trained by AdamW"
+    treats: ClassVar[str] = ""
     """which weights it treats its own way, in words"""
 
     def __post_init__(self) -> None:
@@ -205,6 +205,11 @@ class Method(ABC):
 
     def hyperparameters(self) -> dict[str, object]:
         return {spec.name: getattr(self, spec.name) for spec in dataclasses.fields(self)}
+
+    def given(self) -> list[str]:
+        """The hyperparameters that are not at their defaults. Not the rank, which depends on the model."""
+        specs = (spec for spec in dataclasses.fields(self) if spec.name != "rank")
+        return [spec.name for spec in specs if getattr(self, spec.name) != spec.default]
 
 
 def bound_rank(method: str, rank: int | None, weights: Iterable[Weight]) -> int:

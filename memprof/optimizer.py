@@ -5,11 +5,13 @@ from __future__ import annotations
 import weakref
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.optim.optimizer import ParamsT
 
+from memprof.errors import MemprofError
 from memprof.method import Footprint, Weight, groups, named_weights
 
 Group = dict[str, Any]
@@ -125,8 +127,31 @@ def with_grad(group: Group) -> list[Tensor]:
     return [p for p in group["params"] if p.grad is not None]
 
 
+def make_gradients_contiguous(groups: list[Group]) -> None:
+    """Autograd's gradients are; a hook's need not be, and torch's fused kernels ignore strides."""
+    for group in groups:
+        for p in group["params"]:
+            if p.grad is not None and not p.grad.is_contiguous():
+                p.grad = p.grad.contiguous()
+
+
 class MethodOptimizer(torch.optim.Optimizer):
     """The frame of every method's step: PyTorch's optional closure, then `update` without gradient tracking."""
+
+    takes_groups: ClassVar[bool] = False
+    """whether parameters that come after construction are trained as the first ones are"""
+    _prepared = False
+
+    def __init__(self, params: ParamsT, defaults: dict[str, Any]) -> None:
+        super().__init__(params, defaults)
+        self._prepared = True
+
+    def add_param_group(self, param_group: Group) -> None:
+        if self._prepared and not self.takes_groups:
+            raise MemprofError(
+                "the optimizer belongs to the model it was prepared for; prepare a new one to train other parameters"
+            )
+        super().add_param_group(param_group)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
@@ -134,6 +159,7 @@ class MethodOptimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        make_gradients_contiguous(self.param_groups)
         self.update()
         return loss
 
@@ -143,7 +169,10 @@ class MethodOptimizer(torch.optim.Optimizer):
 
 
 class KeepsDtypes(torch.optim.Optimizer):
-    """States keep their dtypes through a state dict; torch rounds them to the parameter's on the way in."""
+    """States keep their dtypes through a state dict and follow their parameter's device, step counts too.
+
+    torch rounds them to the parameter's dtype on the way in, and leaves a `step` where it was stored.
+    """
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
@@ -180,8 +209,9 @@ class Periodic:
 class MatrixOptimizer(Periodic, MethodOptimizer):
     """AdamW for embeddings, head and norms; a method's own update for attention and MLP matrices.
 
-    Steps are counted from 0 in the parameter groups. A step refreshes when `is_due(step)` says so or when
-    `request_refresh()` was called before it.
+    Steps are counted from 0 in the parameter groups, for all weights together: one whose first gradient comes later
+    than the others' is bias-corrected as if it had been there, where the public implementations count for each weight.
+    A step refreshes when `is_due(step)` says so or when `request_refresh()` was called before it.
     """
 
     def __init__(

@@ -110,6 +110,7 @@ class Scenario:
             "shape": self.shape.to_dict(),
             "method": self.method.name,
             "hyperparameters": self.method.hyperparameters(),
+            "given": self.method.given(),
             "batch_size": self.batch_size,
             "accumulation": self.accumulation,
             "seq_len": self.seq_len,
@@ -126,5 +127,6 @@ class Scenario:
     @property
     def id(self) -> str:
         """First 12 hex digits of the SHA-256 of the scenario: what resume, diff and budgets join on."""
-        text = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
+        said = {key: value for key, value in self.to_dict().items() if key != "given"}  # the hyperparameters say it
+        text = json.dumps(said, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:12]

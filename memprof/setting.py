@@ -78,7 +78,8 @@ def allowed(spec: dataclasses.Field[Any]) -> str:
         return "true or false"
     number = "an integer" if kind.startswith("int") else "a finite number"
     if kind.startswith("tuple"):
-        number += f" each, as {'/'.join(map(str, spec.default))}"
+        parts: tuple[float, ...] = spec.default  # type: ignore[assignment]
+        number += f" each, as {'/'.join(map(str, parts))}"
     return ", ".join([number, *bounds])
 
 

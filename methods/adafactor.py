@@ -4,7 +4,7 @@ Shazeer and Stern 2018, arXiv:1804.04235; it follows the Adafactor of transforme
 experiments run with relative_step=False and scale_parameter=False: the defaults here. GaLore's table says "Adafactor
 with first-order statistics": that is beta1=0.9.
 Shapes: a weight is (O, I), out x in; a norm is (D,); G weights of one shape are updated together. States are fp32
-whatever the parameter's dtype. The moments and what is made of them are in factored_moments.py.
+whatever the parameter's dtype. The update is in adafactor_update.py, its arithmetic in factored_moments.py.
 
 Paper and code: the paper steps by alpha_t = max(eps2, RMS(W)) * rho_t, which is scale_parameter=True with lr for rho_t;
 its own schedule of rho_t (relative_step) is left to a learning-rate scheduler. With beta1 the code averages updates
@@ -16,56 +16,17 @@ torch.optim.Adafactor keeps its factors in the parameter's dtype and asks the ho
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 
 from memprof.method import Footprint, Method, Weight, groups, named_weights
-from memprof.methods.parts.factored_moments import (
-    FP32_BYTES,
-    decay_moments_,
-    move_,
-    new_state,
-    raw_updates_,
-    subtract_,
-)
+from memprof.methods.parts.adafactor_update import update_together_
+from memprof.methods.parts.factored_moments import FP32_BYTES, decay_moments_, new_state
 from memprof.optimizer import KeepsDtypes, MethodOptimizer, with_grad
 from memprof.setting import setting
-
-
-def update_weights_(params: Sequence[Tensor], states: Sequence[dict[str, Tensor]], group: dict[str, Any]) -> None:
-    """One Adafactor step on weights that have a gradient, one by one; `group["step"]` counts this step already."""
-    decay_moments_(states, group)
-    for p, state in zip(params, states, strict=True):
-        update_together_([p], [state], group)
-
-
-def update_together_(ps: Sequence[Tensor], states: Sequence[dict[str, Tensor]], group: dict[str, Any]) -> None:
-    """G weights of one shape, whose moments have decayed; a function of its own, so that its scratch ends with it."""
-    grads: list[Tensor] = [p.grad for p in ps]  # type: ignore[misc]
-    rates = step_sizes(ps, group["eps2"]).mul_(group["lr"]) if group["scale_parameter"] else None
-    scratch = next(iter(states[0].values())).new_empty(len(ps), *ps[0].shape)
-    weight = group["step"] ** group["decay_rate"]  # 1 - beta2_t
-    factor = raw_updates_(scratch, grads, states, weight, group["clip_threshold"])
-    factor.mul_(group["lr"] if rates is None else rates.view(-1, *[1] * (factor.ndim - 1)))
-    decay: float | list[Tensor] = group["lr"] * group["weight_decay"]
-    if decay and rates is not None:
-        decay = list(rates.mul_(-group["weight_decay"]).add_(1).unbind())
-    if group["beta1"] is None:
-        move_(ps, scratch, factor, decay)
-        return
-    exp_avgs = [state["exp_avg"] for state in states]
-    torch._foreach_lerp_(exp_avgs, list(scratch.mul_(factor).unbind()), 1 - group["beta1"])
-    subtract_(ps, exp_avgs, scratch, decay)
-
-
-def step_sizes(ps: Sequence[Tensor], eps2: float) -> Tensor:
-    """max(eps2, RMS(p)) of weights of one shape, (G,)"""
-    norms = torch._foreach_norm(list(ps), 2, torch.promote_types(ps[0].dtype, torch.float32))
-    return torch.stack(norms).div_(ps[0].numel() ** 0.5).clamp_(min=eps2)
 
 
 class AdafactorOptimizer(KeepsDtypes, MethodOptimizer):
@@ -103,6 +64,7 @@ class Adafactor(Method):
 
     name: ClassVar[str] = "adafactor"
     paper: ClassVar[str] = "arXiv:1804.04235"
+    treats: ClassVar[str] = "every weight; vectors keep a full second moment"
 
     lr: float = setting(1e-3, "learning rate (times RMS(W) with scale_parameter)", above=0)
     beta1: float | None = setting(

@@ -26,6 +26,7 @@ from typing import ClassVar, Self
 from torch import Tensor, nn
 
 from memprof.method import Footprint, Method, Weight, bound_rank, known_rank, named_weights
+from memprof.methods.adafactor import Adafactor
 from memprof.methods.galore import GaLore
 from memprof.methods.parts.galore_compact import AdafactorInner
 from memprof.methods.parts.galore_optimizer import GaLoreOptimizer
@@ -33,7 +34,7 @@ from memprof.methods.parts.sides import SIDES
 from memprof.optimizer import Group
 from memprof.setting import setting
 
-PLAIN = AdafactorInner(None)
+PLAIN = AdafactorInner(Adafactor())
 """without momentum"""
 
 

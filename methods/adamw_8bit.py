@@ -32,6 +32,8 @@ from memprof.setting import setting
 class AdamW8bitOptimizer(KeepsDtypes, MethodOptimizer):
     """AdamW over parameters of any shape. The steps are counted in the parameter group, not per weight."""
 
+    takes_groups = True
+
     def __init__(
         self,
         params: Iterable[nn.Parameter],

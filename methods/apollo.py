@@ -49,6 +49,7 @@ class Apollo(Method):
 
     name: ClassVar[str] = "apollo"
     paper: ClassVar[str] = "arXiv:2412.05270"
+    treats: ClassVar[str] = "attention and MLP matrices; the rest is trained by AdamW"
     update_scalars: ClassVar[int] = 4  # the step count, fp32, that the fused kernel reads
 
     rank: int | None = setting(

@@ -35,7 +35,6 @@ import torch
 from torch import Tensor, nn
 
 from memprof.method import Footprint, Method, Weight, bound_rank, known_rank, named_weights
-from memprof.methods.galore import is_tall, refresh_bytes
 from memprof.methods.parts.gradient_scaling import (
     SMALL,
     ScalingOptimizer,
@@ -47,6 +46,7 @@ from memprof.methods.parts.gradient_scaling import (
     step_size,
     wide_dtype,
 )
+from memprof.methods.parts.projection import is_tall, refresh_bytes
 from memprof.optimizer import Group, adamw_footprint
 from memprof.setting import setting
 
@@ -101,6 +101,7 @@ class Fira(Method):
 
     name: ClassVar[str] = "fira"
     paper: ClassVar[str] = "arXiv:2410.01623"
+    treats: ClassVar[str] = "attention and MLP matrices; the rest is trained by AdamW"
     update_scalars: ClassVar[int] = 4  # the step count, fp32, that the fused kernel reads
 
     rank: int | None = setting(

@@ -33,7 +33,6 @@ import torch
 from torch import Tensor, nn
 
 from memprof.method import Footprint, Method, Weight, bound_rank, known_rank, named_weights
-from memprof.methods.galore import is_tall
 from memprof.methods.parts.factored_moments import (
     FP32_BYTES,
     SCALARS,
@@ -43,6 +42,7 @@ from memprof.methods.parts.factored_moments import (
     normalised,
     step_size,
 )
+from memprof.methods.parts.projection import is_tall
 from memprof.methods.parts.random_projection import draw_, integers, next_seed
 from memprof.optimizer import Group, KeepsDtypes, MethodOptimizer, Periodic, with_grad
 from memprof.setting import setting

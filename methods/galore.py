@@ -33,30 +33,12 @@ from typing import ClassVar, Literal, Self
 from torch import nn
 
 from memprof.method import Footprint, Method, Weight, bound_rank, known_rank, named_weights
+from memprof.methods.adafactor import Adafactor
 from memprof.methods.parts.galore_compact import INNERS, make_inner
-from memprof.methods.parts.galore_inner import Inner, torch_eps
-from memprof.methods.parts.galore_optimizer import GaLoreOptimizer, like_views
-from memprof.methods.parts.projection import (
-    add_back_,
-    basis_shape,
-    is_tall,
-    low_rank_shape,
-    project,
-    refresh_bytes,
-    top_subspace,
-)
+from memprof.methods.parts.galore_inner import Inner
+from memprof.methods.parts.galore_optimizer import GaLoreOptimizer
 from memprof.methods.parts.sides import SIDES, Projection
 from memprof.setting import setting
-
-__all__ = [
-    "GaLore", "GaLoreOptimizer", "add_back_", "basis_shape", "is_tall", "like_views", "low_rank_shape", "project",
-    "refresh_bytes", "scratch_bytes", "top_subspace", "torch_eps",
-]  # fmt: skip
-
-
-def scratch_bytes(weight: Weight, rank: int) -> int:
-    """Low-rank gradient R * L + normalised update R * L, in the parameter dtype."""
-    return 2 * rank * max(weight.shape) * weight.itemsize
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +47,7 @@ class GaLore(Method):
 
     name: ClassVar[str] = "galore"
     paper: ClassVar[str] = "arXiv:2403.03507"
+    treats: ClassVar[str] = "attention and MLP matrices; the rest is trained by the inner optimizer"
 
     rank: int | None = setting(
         None,
@@ -100,7 +83,7 @@ class GaLore(Method):
 
     @property
     def inner_optimizer(self) -> Inner:
-        return make_inner(self.inner, self.beta1)
+        return make_inner(self.inner, Adafactor(beta1=self.beta1))
 
     def projection(self, weight: Weight) -> Projection:
         return Projection.of(weight.shape, known_rank(self.name, self.rank), self.side)

@@ -46,6 +46,7 @@ class GaLoreMini(Method):
 
     name: ClassVar[str] = "galore-mini"
     paper: ClassVar[str] = "Huang et al., GaLore-mini, NeurIPS 2024 workshop"
+    treats: ClassVar[str] = "attention and MLP matrices; the rest is trained by Adam-mini"
 
     approach: int = setting(
         3, "which of the paper's three ways to combine both; only 3 is stable", least=1, most=3, papers="3"

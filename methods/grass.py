@@ -35,7 +35,7 @@ import torch
 from torch import Tensor, nn
 
 from memprof.method import Footprint, Method, Weight, bound_rank, groups, known_rank, named_weights, replace_matrices
-from memprof.methods.galore import like_views
+from memprof.methods.parts.galore_optimizer import like_views
 from memprof.methods.parts.grass_linear import CHOICES, INT32_BYTES, TOP, GrassLinear, SelectedBackward
 from memprof.optimizer import Group, KeepsDtypes, MatrixOptimizer, adamw_footprint, fused_adamw_, step_tensor
 from memprof.setting import setting
@@ -55,7 +55,7 @@ class GrassOptimizer(KeepsDtypes, MatrixOptimizer):
         self.layer_of: dict[Tensor, GrassLinear] = {layer.anchor: layer for layer in layers}
         for place, layer in enumerate(layers):
             moments = {key: layer.weight.new_zeros(layer.anchor.shape) for key in ("exp_avg", "exp_avg_sq")}
-            selection = layer.new_selection(method.seed * 2**32 + place)
+            selection = layer.new_selection((method.seed * 1_000_003 + place) % 2**32)
             self.state[layer.anchor] = {**moments, "step": 0, **selection}
         self._hand_out()
 
@@ -93,7 +93,7 @@ class GrassOptimizer(KeepsDtypes, MatrixOptimizer):
     def _begin_anew(self, params: Sequence[Tensor]) -> None:
         """What new rows bring: the seed of the next draw, and moments of zero."""
         for p in params:
-            self.layer_of[p].fresh = False
+            self.layer_of[p].due = self.layer_of[p].fresh = False
             if "seed" in self.state[p]:
                 self.state[p]["seed"] += len(self.layer_of)
         if params and self.method.reset:
@@ -131,6 +131,7 @@ class Grass(Method):
 
     name: ClassVar[str] = "grass"
     paper: ClassVar[str] = "arXiv:2406.17660"
+    treats: ClassVar[str] = "attention and MLP matrices; the rest is trained by AdamW"
     update_scalars: ClassVar[int] = 4  # the step count, fp32, that the fused kernel reads
 
     rank: int | None = setting(None, "how many rows R; default a quarter of the smallest side, at most 256", least=1)

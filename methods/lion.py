@@ -35,6 +35,8 @@ def signs(moments: list[Tensor], grads: list[Tensor], beta1: float) -> list[Tens
 class LionOptimizer(MethodOptimizer):
     """Lion over parameters of any shape, in groups whose signs take `scratch_limit` bytes at most."""
 
+    takes_groups = True
+
     def __init__(
         self, params: Iterable[nn.Parameter], *, lr: float, betas: tuple[float, float], weight_decay: float
     ) -> None:

@@ -38,8 +38,9 @@ from typing import Any, ClassVar, Self
 from torch import Tensor, nn
 
 from memprof.method import Footprint, Method, Weight, bound_rank, known_rank, named_weights, replace_matrices
-from memprof.methods.adamw import STEP_BYTES, AdamW, FusedAdamW
+from memprof.methods.adamw import STEP_BYTES, AdamW
 from memprof.methods.parts import nf4
+from memprof.methods.parts.fused_adamw import FusedAdamW
 from memprof.methods.parts.loqt_bytes import QuantisedBackward, update_bytes
 from memprof.methods.parts.loqt_linear import LoQTLinear
 from memprof.optimizer import Periodic
@@ -49,12 +50,14 @@ from memprof.setting import setting
 class LoQTOptimizer(Periodic, FusedAdamW):
     """AdamW over factors, embeddings, head and norms; on schedule, or when asked, every layer's update."""
 
+    takes_groups = False
+
     def __init__(self, model: nn.Module, method: LoQT, layers: list[LoQTLinear], table: Tensor) -> None:
         anchors = [layer.anchor for layer in layers]
         apart = set(anchors)
         params = [p for p in model.parameters() if p.requires_grad and p not in apart]
-        super().__init__(params, lr=method.lr, betas=method.betas, eps=method.eps, weight_decay=method.weight_decay)
-        self.add_param_group({"params": anchors})
+        groups = [{"params": params}, {"params": anchors}]
+        super().__init__(groups, lr=method.lr, betas=method.betas, eps=method.eps, weight_decay=method.weight_decay)
         self.method, self.layers, self.table = method, layers, table
         self.param_groups[0]["updates"] = 0  # in a parameter group, so that a state dict carries it
 
@@ -91,6 +94,7 @@ class LoQT(Method):
 
     name: ClassVar[str] = "loqt"
     paper: ClassVar[str] = "arXiv:2405.16528"
+    treats: ClassVar[str] = "attention and MLP matrices; the rest is trained by AdamW"
 
     rank: int | None = setting(
         None,

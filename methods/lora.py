@@ -37,8 +37,9 @@ from memprof.method import (
     named_weights,
     replace_matrices,
 )
-from memprof.methods.adamw import STEP_BYTES, AdamW, FusedAdamW
+from memprof.methods.adamw import STEP_BYTES, AdamW
 from memprof.methods.low_rank import ProductBackward, factor_bytes, factors
+from memprof.methods.parts.fused_adamw import FusedAdamW
 from memprof.setting import setting
 
 
@@ -83,6 +84,7 @@ class LoRA(Method):
 
     name: ClassVar[str] = "lora"
     paper: ClassVar[str] = "arXiv:2106.09685"
+    treats: ClassVar[str] = "attention and MLP matrices; the rest is trained by AdamW"
 
     rank: int | None = setting(
         None,

@@ -27,7 +27,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from memprof.method import Footprint, Method, Weight, bound_rank, known_rank, named_weights, replace_matrices
-from memprof.methods.adamw import STEP_BYTES, AdamW, FusedAdamW
+from memprof.methods.adamw import STEP_BYTES, AdamW
+from memprof.methods.parts.fused_adamw import FusedAdamW
 from memprof.setting import setting
 from memprof.walk import LinearWalk
 
@@ -117,6 +118,7 @@ class LowRank(Method):
 
     name: ClassVar[str] = "low-rank"
     paper: ClassVar[str] = "arXiv:2209.13569"
+    treats: ClassVar[str] = "attention and MLP matrices; the rest is trained by AdamW"
 
     rank: int | None = setting(
         None,

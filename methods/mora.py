@@ -28,7 +28,8 @@ from typing import ClassVar, Self
 from torch import nn
 
 from memprof.method import Footprint, Method, Weight, bound_rank, known_rank, named_weights, replace_matrices
-from memprof.methods.adamw import STEP_BYTES, AdamW, FusedAdamW
+from memprof.methods.adamw import STEP_BYTES, AdamW
+from memprof.methods.parts.fused_adamw import FusedAdamW
 from memprof.methods.parts.mora_linear import MoRALinear, SquareBackward
 from memprof.methods.parts.square_compression import ROTATION, SHARING, round_up, square_side
 from memprof.setting import setting
@@ -40,6 +41,7 @@ class MoRA(Method):
 
     name: ClassVar[str] = "mora"
     paper: ClassVar[str] = "arXiv:2405.12130"
+    treats: ClassVar[str] = "attention and MLP matrices; the rest is trained by AdamW"
 
     rank: int | None = setting(
         None,

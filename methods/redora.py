@@ -15,7 +15,7 @@ from typing import ClassVar
 
 from memprof.method import Footprint, Weight
 from memprof.methods.dora import DoRA, merge_bytes
-from memprof.methods.parts.restart import Restarting
+from memprof.methods.relora import Restarting
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,8 @@ class ReDoRA(Restarting, DoRA):
     """DoRA with a merge and a restart every `reset_every` steps."""
 
     name: ClassVar[str] = "redora"
-    paper: ClassVar[str] = "Approximations may be all you need (NeurIPS 2024)"
+    paper: ClassVar[str] = "Approximations may be all you need"
+    treats: ClassVar[str] = "attention and MLP matrices; the rest is trained by AdamW"
 
     def merge_bytes(self, weight: Weight, rank: int) -> int:
         return merge_bytes(weight, rank)

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from memprof.method import Footprint, Weight
 from memprof.methods.lora import LoRALinear
-from memprof.methods.parts.restart import Restarting
+from memprof.methods.relora import Restarting
 from memprof.setting import setting
 
 QR_ITEMSIZE = 4
@@ -79,7 +79,8 @@ class ReLoQRa(Restarting):
     """LoRA from a QR decomposition, with a merge and a new one every `reset_every` steps."""
 
     name: ClassVar[str] = "reloqra"
-    paper: ClassVar[str] = "Approximations may be all you need (NeurIPS 2024)"
+    paper: ClassVar[str] = "Approximations may be all you need"
+    treats: ClassVar[str] = "attention and MLP matrices; the rest is trained by AdamW"
 
     reset_every: int = setting(10_000, "steps between merges", least=1, papers="2500; 10000, its best")
     reading: str = setting(

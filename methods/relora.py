@@ -26,12 +26,63 @@ What differs, and what to know:
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import ClassVar
 
-from memprof.method import Footprint, Weight
-from memprof.methods.parts.restart import Restarting
+from torch import nn
+
+from memprof.method import Footprint, Weight, known_rank, named_weights
+from memprof.methods.lora import LoRA
+from memprof.methods.parts.restart import PRUNE, RestartOptimizer, prune_bytes
 from memprof.setting import setting
+
+
+@dataclass(frozen=True, slots=True)
+class Restarting(LoRA):
+    """A method that merges its adapters into the weights every `reset_every` steps and begins afresh."""
+
+    rank: int | None = setting(
+        None, "rank R of the adapters; default a quarter of the smallest side, <= 256", least=1, papers="128; later 256"
+    )
+    lr: float = setting(1e-3, "learning rate", above=0, papers="ReLoRA 1e-3, 4e-4 for 1b; later 1.5e-3")
+    reset_every: int = setting(2500, "steps between merges", least=1, papers="ReLoRA 1000, 5000; later 2500, 10000")
+    restart_warmup: int = setting(
+        100, "steps over which the learning rate climbs back after a merge", least=0, papers="100"
+    )
+    prune: float = setting(
+        0.999, "share of the adapters' moments zeroed at a merge", least=0, most=1, papers="0.999 random, 0.8, 0.9"
+    )
+    prune_by: str = setting("random", "which entries are zeroed: any, or those of least magnitude", choices=(*PRUNE,))
+    warm_start: int = setting(
+        0,
+        "updates of full-rank AdamW before the adapters; figures are of the steps after, those before cost as adamw",
+        least=0,
+        papers="5000",
+    )
+
+    def prepare(self, model: nn.Module) -> RestartOptimizer:
+        return RestartOptimizer(model, self.bind(weight for weight, _ in named_weights(model)))
+
+    def formula(self, weight: Weight) -> Footprint:
+        """The adapter's own; in a merge the larger of its own scratch and of one moment's pruning, which goes through
+        the factors one by one: the larger has R * max(M, N) elements, of one byte (a bool mask) or, by magnitude,
+        2 w + 8 (magnitudes, sorted, int64 indices; w = 4 bytes, 8 for fp64).
+        """
+        plain = super(Restarting, self).formula(weight)
+        if not weight.is_matrix:
+            return plain
+        rank = known_rank(self.name, self.rank)
+        pruning = prune_bytes(self.prune_by, rank * max(weight.shape), weight.itemsize)
+        return dataclasses.replace(plain, refresh=max(pruning, self.merge_bytes(weight, rank)))
+
+    def merge_bytes(self, weight: Weight, rank: int) -> int:
+        """Most scratch while one layer merges; LoRA's merge works in place."""
+        return 0
+
+    def refresh_steps(self, horizon: int) -> range:
+        """The merges; the switch of a warm start is not one of them."""
+        return range(self.warm_start + self.reset_every - 1, horizon, self.reset_every)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +91,7 @@ class ReLoRA(Restarting):
 
     name: ClassVar[str] = "relora"
     paper: ClassVar[str] = "arXiv:2307.05695"
+    treats: ClassVar[str] = "attention and MLP matrices; the rest is trained by AdamW"
 
     reset_every: int = setting(5000, "steps between merges", least=1, papers="5000; 1000 for 1b; later 2500, 10000")
 

@@ -27,7 +27,7 @@ from torch import nn
 from memprof.method import Footprint, Weight, named_weights
 from memprof.methods.mora import MoRA
 from memprof.methods.parts.mora_linear import UNITS, MoRALinear
-from memprof.methods.parts.restart import PRUNE, Restarting, RestartOptimizer, prune_bytes
+from memprof.methods.parts.restart import PRUNE, RestartOptimizer, prune_bytes
 from memprof.methods.parts.square_compression import ROTATION, SHARING, TYPES
 from memprof.setting import setting
 
@@ -36,7 +36,7 @@ class ReMoRAOptimizer(RestartOptimizer):
     """AdamW that merges and restarts; the number of merges, which says how inputs are grouped, is in its state."""
 
     def __init__(self, model: nn.Module, method: ReMoRA) -> None:
-        super().__init__(model, typing.cast("Restarting", method))  # of which it reads the fields that are here, too
+        super().__init__(model, method)
         self.param_groups[0]["merges"] = 0
 
     def restart(self) -> None:

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from memprof.method import Footprint, Weight
-from memprof.methods.parts.restart import Restarting
 from memprof.methods.pissa import PiSSA, svd_bytes
+from memprof.methods.relora import Restarting
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,8 @@ class RePiSSA(Restarting, PiSSA):
     """PiSSA with a merge and a new decomposition every `reset_every` steps."""
 
     name: ClassVar[str] = "repissa"
-    paper: ClassVar[str] = "Approximations may be all you need (NeurIPS 2024)"
+    paper: ClassVar[str] = "Approximations may be all you need"
+    treats: ClassVar[str] = "attention and MLP matrices; the rest is trained by AdamW"
 
     def merge_bytes(self, weight: Weight, rank: int) -> int:
         return svd_bytes(weight)

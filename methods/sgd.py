@@ -86,6 +86,8 @@ def fused_sgd_(
 class FusedSGD(MethodOptimizer):
     """torch.optim.SGD(fused=True) that also accepts meta tensors, and is right below fp32 on a CPU."""
 
+    takes_groups = True
+
     def __init__(
         self, params: Iterable[nn.Parameter], *, lr: float, momentum: float, nesterov: bool, weight_decay: float
     ) -> None:

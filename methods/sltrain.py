@@ -29,17 +29,14 @@ import torch
 from torch import Tensor, nn
 
 from memprof.method import Footprint, Method, Weight, bound_rank, known_rank, named_weights, replace_matrices
-from memprof.methods.adamw import STEP_BYTES, AdamW, FusedAdamW
+from memprof.methods.adamw import STEP_BYTES, AdamW
 from memprof.methods.low_rank import factor_bytes
+from memprof.methods.parts.fused_adamw import FusedAdamW
+from memprof.methods.parts.products import scaled_product
 from memprof.setting import setting
 from memprof.walk import LinearWalk
 
 INT64 = 8
-
-
-def scaled_product(left: Tensor, right: Tensor, scale: float) -> Tensor:
-    """scale * left @ right, as one kernel and without a second tensor of that size."""
-    return left.new_empty(left.shape[0], right.shape[1]).addmm_(left, right, beta=0, alpha=scale)
 
 
 def dense(b_MR: Tensor, a_RN: Tensor, value_K: Tensor, index_K: Tensor, scale: float) -> Tensor:
@@ -120,6 +117,7 @@ class SLTrain(Method):
 
     name: ClassVar[str] = "sltrain"
     paper: ClassVar[str] = "arXiv:2406.02214"
+    treats: ClassVar[str] = "attention and MLP matrices; the rest is trained by AdamW"
 
     rank: int | None = setting(
         None,

@@ -19,7 +19,7 @@ from memprof.api import plan
 from memprof.catalogue import CORE, METHODS, get_method
 from memprof.errors import MemprofError
 from memprof.formula import formula
-from memprof.ledger import state_tensors
+from memprof.ledger import state_tensors, tensors_in
 from memprof.llama import LlamaForCausalLM, build_model
 from memprof.method import Footprint, Method, Weight, named_weights
 from memprof.methods.parts.anchor import AnchoredLinear, is_anchor
@@ -422,6 +422,39 @@ def test_states_on_a_device_are_those_of_the_formula(name: str) -> None:
         states = sum(nbytes for address, nbytes in kept.items() if address not in owned)
         predicted = formula(case)
         assert (sum(owned.values()), states) == (predicted.param, predicted.optimizer_state), dtype
+
+
+@every_method
+def test_a_state_follows_its_parameter_to_another_device(name: str) -> None:
+    """Stored on a CPU, loaded beside parameters on another device: no tensor stays behind, step counts neither."""
+    stored_on_cpu = build_model("9m", num_layers=1, vocab_size=VOCABULARY)
+    optimizer = get_method(name).prepare(stored_on_cpu)
+    run(stored_on_cpu, optimizer, 1)
+    elsewhere = get_method(name).prepare(build_model("9m", num_layers=1, vocab_size=VOCABULARY, device="meta"))
+    elsewhere.load_state_dict(optimizer.state_dict())
+    left = [key for key, state in elsewhere.state.items() for t in tensors_in(state) if t.device.type != "meta"]
+    assert not left, f"{name}: {len(left)} tensors stayed on the CPU"
+
+
+@every_method
+def test_the_strides_of_a_gradient_do_not_matter(name: str) -> None:
+    """A user's hook may leave a transposed gradient; torch's fused kernels would read it as contiguous."""
+    ends = []
+    for transposed in (False, True):
+        torch.manual_seed(0)
+        model = build_model("9m", num_layers=1, vocab_size=VOCABULARY)
+        optimizer = get_method(name).prepare(model)
+        if get_method(name).updates == "backward":
+            return
+        torch.manual_seed(1)
+        model(*synthetic_batch(2, 8, VOCABULARY, CPU)).backward()
+        for p in model.parameters():
+            if transposed and p.grad is not None and p.ndim == 2:
+                p.grad = p.grad.T.contiguous().T
+        optimizer.step()
+        ends.append(dict(stored(model)))
+    for key, t in ends[0].items():
+        assert torch.allclose(t, ends[1][key], rtol=1e-4, atol=1e-6), key
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,6 +35,11 @@ def test_a_method_is_its_public_implementation(comparison: Comparison) -> None:
     check(comparison)
 
 
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_has_a_twin(name: str) -> None:
+    assert name in {comparison.method.partition(":")[0] for comparison in TWINS}
+
+
 def test_every_comparison_names_a_method_that_can_be_made() -> None:
     for comparison in ALL:
         assert get_method(comparison.method).name in METHODS

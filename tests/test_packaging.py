@@ -122,6 +122,14 @@ def test_the_symlink_and_the_folder_are_one() -> None:
     assert (PACKAGE / "methods").resolve() == ROOT / "methods"
 
 
+def test_the_readme_names_every_method_and_how_many() -> None:
+    from memprof.catalogue import METHODS
+
+    text = (ROOT / "README.md").read_text()
+    missing = [name for name in METHODS if f"`{name}`" not in text]
+    assert not missing and f"for {len(METHODS)} methods" in text
+
+
 def test_methods_is_never_imported_by_its_folder_name() -> None:
     trees = {path: ast.parse(path.read_text()) for path in (ROOT / "tests").rglob("*.py")}
     everywhere = [*TREES.items(), *trees.items()]
@@ -137,6 +145,18 @@ def test_imports_point_down() -> None:
     pairs = [(module, name) for module in MODULES for name in own_imports(module)]
     upward = [(module, name) for module, name in pairs if HEIGHT[group(name)] > HEIGHT[group(module)]]
     assert not upward
+
+
+def test_parts_import_no_method() -> None:
+    """What methods share lies below them; not even a type is taken from a method file."""
+    parts = [module for module in MODULES if module.startswith("memprof.methods.parts")]
+    assert parts
+    wrong = {module: {name for name in own_imports(module) if is_method_file(name)} for module in parts}
+    assert not any(wrong.values()), {module: names for module, names in wrong.items() if names}
+
+
+def is_method_file(module: str) -> bool:
+    return module.startswith("memprof.methods.") and not module.startswith("memprof.methods.parts")
 
 
 def test_imports_have_no_circle() -> None:

@@ -45,7 +45,8 @@ def update(method: Grass, place: int, weight: Weight, w: Tensor, g: Tensor, stat
         if method.reset:
             state.clear()
             state["from"] = t - 1
-        state["P"] = projector(g, method.choice, place + MATRICES * ((t - 1) // method.update_gap))
+        first = (method.seed * 1_000_003 + place) % 2**32
+        state["P"] = projector(g, method.choice, first + MATRICES * ((t - 1) // method.update_gap))
     p = state["P"]
     step = adam(p.T @ g, state, t - state.get("from", 0), method.betas, method.eps)
     stepped: Tensor = decayed - method.lr * method.scale * (p @ step)
@@ -88,5 +89,5 @@ COMPARISONS = (
     comparison(""),
     comparison(",reset=false", reset=False),
     comparison(",choice=replacement", choice="replacement"),
-    comparison(",choice=no-replacement", choice="no-replacement"),
+    comparison(",choice=no-replacement,seed=5000", choice="no-replacement", seed=5000),
 )

@@ -11,8 +11,7 @@ from torch import Tensor
 from fidelity.compare import TWIN, Comparison
 from fidelity.dense import DenseTwin, Parts
 from fidelity.problem import Trainer, Weights, small_model, snapshot, trained
-from memprof.methods.parts.restart import Restarting
-from memprof.methods.relora import ReLoRA
+from memprof.methods.relora import ReLoRA, Restarting
 
 SCALE = 16.0 / 8
 COMMON: dict[str, Any] = {"rank": 8, "alpha": 16.0, "lr": 0.01, "betas": (0.8, 0.95), "weight_decay": 0.1,

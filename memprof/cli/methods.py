@@ -23,9 +23,10 @@ def methods(
         rows = [(method.name, _first_line(method), method.paper) for method in METHODS.values()]
         print_listing(("Method", "What it is", "Paper"), rows, text_columns=(0, 1, 2))
         return
-    method = type(get_method(name))
+    asked = get_method(name)
+    method = type(asked)
     typer.echo(f"{method.name}  ({method.paper})\n\n{_module_doc(method)}\n")
-    typer.echo(f"Treats: {method.treats}.\n\nMemory of one weight:\n{_formula_doc(method)}\n\n{_example(method)}\n")
+    typer.echo(f"Treats: {method.treats}.\n\nMemory of one weight:\n{_formula_doc(method)}\n\n{_example(asked)}\n")
     print_listing(("Field", "Type", "Default", "In papers", "What it is"), _fields(method), text_columns=range(5))
 
 
@@ -42,19 +43,27 @@ def _formula_doc(method: type[Method]) -> str:
     return textwrap.indent(inspect.getdoc(method.formula) or "", "  ")
 
 
-def _example(method: type[Method]) -> str:
+def _example(method: Method) -> str:
     """What the formula sums up to on one model."""
     from memprof.shapes import get_shape
-    from memprof.units import format_size
 
     weights = get_shape(_MODEL).weights(_BF16)
-    bound = method().bind(weights)
+    bound = method.bind(weights)
     costs = [bound.formula(weight) for weight in weights]
     grad = 0 if bound.updates == "backward" else sum(cost.grad for cost in costs)
     state = sum(cost.optimizer_state for cost in costs) + bound.shared()
     sums = {"weights": sum(cost.param for cost in costs), "gradients": grad, "optimizer state": state}
-    said = ", ".join(f"{what} {format_size(nbytes)} GiB" for what, nbytes in sums.items())
-    return f"On {_MODEL} in bf16, with the defaults below: {said}."
+    said = ", ".join(f"{what} {_size(nbytes)} GiB" for what, nbytes in sums.items())
+    values = bound.hyperparameters()
+    settings = [f"{key}={_written(values[key])}" for key in ("rank", *bound.given()) if key in values]
+    scenario = ", ".join([f"On {_MODEL} in bf16", *(["with " + ", ".join(settings)] if settings else [])])
+    return f"{scenario}: {said}."
+
+
+def _size(nbytes: int) -> str:
+    from memprof.units import format_size
+
+    return "<0.01" if 0 < nbytes < 2**30 / 200 else format_size(nbytes)
 
 
 def _first_line(method: type) -> str:

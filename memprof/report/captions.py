@@ -32,7 +32,7 @@ def caption(rows: Sequence[Row], unit: str, headers: Iterable[str]) -> list[str]
     """Paragraphs below a table that has these columns: scenario, source, how to read it, what failed."""
     headers = list(headers)
     explained = [text for name, text in EXPLAINED.items() if any(header.startswith(name) for header in headers)]
-    how = " ".join([HOW_READ, *explained, *weaker(rows)])
+    how = " ".join([HOW_READ, *explained, *weaker(rows), *warm_starts(rows)])
     return [scenario_line([row.record for row in rows]), source(rows, unit), how, *failures(rows)]
 
 
@@ -62,6 +62,16 @@ def weaker(rows: Sequence[Row]) -> list[str]:
     """Savings that had to be read off a weaker witness than the peak beside them."""
     names = {row.saving_by for row in rows if row.saving_by != row.witness and row.saving_by}
     return [f"vs AdamW is by {name} where AdamW itself was not measured." for name in sorted(names)]
+
+
+def warm_starts(rows: Sequence[Row]) -> list[str]:
+    """Rows that describe a training only from some step on."""
+    settings = [row.record.scenario.get("hyperparameters") or {} for row in rows]
+    if not any(each.get("warm_start") for each in settings):
+        return []
+    return [
+        "A warm start's row holds from the switch on: until then the run costs what adamw does, and must fit as adamw."
+    ]
 
 
 def failures(rows: Sequence[Row]) -> list[str]:

@@ -12,7 +12,7 @@ from memprof.record import Record
 BASELINE = "adamw"
 _OF_THE_MODEL = ("vocab_size", "num_layers")
 _ESCAPE_CODE = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
-_NAMED_APART = ("model", "method", "hyperparameters", "shape")
+_NAMED_APART = ("model", "method", "hyperparameters", "given", "shape")
 # key, how the caption says it, the value that goes without saying
 _FACTS: tuple[tuple[str, str, Any], ...] = (
     ("num_layers", "{} layers", None),
@@ -87,10 +87,17 @@ def _varies(key: str, records: Sequence[Record]) -> bool:
 
 
 def _settings(record: Record, records: Sequence[Record]) -> list[str]:
-    """The hyperparameters in which records of the same method differ."""
-    same = [_hyperparameters(other) for other in records if other.method == record.method]
+    """The hyperparameters that are not at their defaults, and the rank where records of one method differ in it."""
+    same = [other for other in records if other.method == record.method]
     mine = _hyperparameters(record)
-    return [f"{plain(key)}={spell(mine[key])}" for key in mine if len({repr(other.get(key)) for other in same}) > 1]
+    given = record.scenario.get("given")
+    shown = [key for key in mine if _differs(key, same) and (given is None or key == "rank")]
+    shown += [key for key in given or () if key in mine and key not in shown]
+    return [f"{plain(key)}={spell(mine[key])}" for key in shown]
+
+
+def _differs(key: str, records: Iterable[Record]) -> bool:
+    return len({repr(_hyperparameters(record).get(key)) for record in records}) > 1
 
 
 def _facts(record: Record, keys: Iterable[str]) -> list[str]:

@@ -40,9 +40,10 @@ def clip_factor(update: Tensor, threshold: float) -> Tensor:
 
 def step_size(p: Tensor, lr: float, eps2: float, scale_parameter: bool) -> Tensor:
     """lr, or lr * max(eps2, RMS(p)), on the device."""
+    dtype = torch.promote_types(p.dtype, torch.float32)
     if not scale_parameter:
-        return torch.full((), lr, dtype=torch.float32, device=p.device)
-    norm: Tensor = torch.linalg.vector_norm(p, dtype=torch.float32)
+        return torch.full((), lr, dtype=dtype, device=p.device)
+    norm: Tensor = torch.linalg.vector_norm(p, dtype=dtype)
     return norm.div_(p.numel() ** 0.5).clamp_(min=eps2).mul_(lr)
 
 

@@ -11,18 +11,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from memprof.method import Footprint, Weight
-from memprof.methods.adafactor import Adafactor
-from memprof.methods.adafactor import update_weights_ as adafactor_
 from memprof.methods.parts import blockwise
+from memprof.methods.parts.adafactor_update import update_weights_ as adafactor_
 from memprof.methods.parts.adam8bit import adam8bit_
 from memprof.methods.parts.factored_moments import FP32_BYTES, clip_factor, decay_moments_, new_state, normalised
 from memprof.methods.parts.galore_inner import AdamWInner, Inner, State
 from memprof.optimizer import Group
+
+
+class AdafactorSettings(Protocol):
+    """What the inner Adafactor asks of an `Adafactor`."""
+
+    @property
+    def beta1(self) -> float | None: ...
+    def hyperparameters(self) -> dict[str, Any]: ...
+    def formula(self, weight: Weight) -> Footprint: ...
 
 
 class AdafactorInner(Inner):
@@ -31,8 +40,8 @@ class AdafactorInner(Inner):
     buffers = 1
     scratch_limit = 0
 
-    def __init__(self, beta1: float | None) -> None:
-        self.method = Adafactor(beta1=beta1)
+    def __init__(self, method: AdafactorSettings) -> None:
+        self.method = method
 
     def new_state(self, p: Tensor, shape: Sequence[int]) -> State:
         return new_state(p, shape, self.method.beta1 is not None)
@@ -123,7 +132,7 @@ class AdamW8bitInner(Inner):
 INNERS = ("adamw", "adafactor", "adamw-8bit")
 
 
-def make_inner(name: str, beta1: float | None) -> Inner:
+def make_inner(name: str, adafactor: AdafactorSettings) -> Inner:
     if name == "adafactor":
-        return AdafactorInner(beta1)
+        return AdafactorInner(adafactor)
     return AdamW8bitInner() if name == "adamw-8bit" else AdamWInner()

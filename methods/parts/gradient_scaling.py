@@ -20,7 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from memprof.method import Footprint, Weight, groups
-from memprof.methods.galore import basis_shape, is_tall, top_subspace, torch_eps
+from memprof.methods.parts.galore_inner import torch_eps
+from memprof.methods.parts.projection import basis_shape, is_tall, top_subspace
 from memprof.optimizer import Group, KeepsDtypes, MatrixOptimizer, fused_adamw_, step_tensor
 
 SMALL = 1e-8

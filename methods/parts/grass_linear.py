@@ -64,7 +64,8 @@ class GrassLinear(AnchoredLinear):
     """y = W x in the place of a linear layer. W (M, N) is a buffer, its gradient that of R rows, each times its scale.
 
     `selection` is the optimizer's state of the anchor: rows (R,) int32, for drawn rows also scale (R,) and the seed of
-    the next draw. While `due`, the next backward chooses anew and sets `fresh` for the optimizer to see.
+    the next draw. While `due`, the first backward after a step or `zero_grad` chooses anew and sets `fresh` for the
+    optimizer to see, which clears both: the choice of a step that is skipped is made again.
     """
 
     def __init__(self, linear: nn.Linear, rank: int, choice: str) -> None:
@@ -91,9 +92,9 @@ class GrassLinear(AnchoredLinear):
 
     def low_gradient(self, grad_TM: Tensor, x_TN: Tensor) -> Tensor:
         """rho (dY[:, rows])^T X, (R, N)."""
-        if self.due:
+        if self.due and not (self.fresh and self.anchor.grad is not None):
             self._choose(grad_TM, x_TN)
-            self.due, self.fresh = False, True
+            self.fresh = True
         chosen_TR = grad_TM.index_select(1, self.selection["rows"])
         if "scale" in self.selection:
             chosen_TR.mul_(self.selection["scale"])

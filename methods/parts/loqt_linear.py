@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from memprof.methods.parts import nf4
 from memprof.methods.parts.anchor import AnchoredLinear, anchor
+from memprof.methods.parts.products import scaled_product
 from memprof.methods.parts.projection import basis_shape, is_tall, low_rank_shape, top_subspace
-from memprof.methods.sltrain import scaled_product
 
 RIDGE = 1e-30
 """added to the diagonal of P P^T, so that a projection of zeros has the pseudoinverse zero"""

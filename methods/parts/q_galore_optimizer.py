@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from memprof.method import Weight, groups
-from memprof.methods.galore import like_views
 from memprof.methods.parts.draws import generator
 from memprof.methods.parts.galore_inner import AdamWInner, Inner
+from memprof.methods.parts.galore_optimizer import like_views
 from memprof.methods.parts.integer_basis import BasisStore
 from memprof.methods.parts.integer_linear import IntegerLinear, add_products_
 from memprof.methods.parts.lazy import LazyRefresh, first_vector

@@ -24,20 +24,16 @@ costs.
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from memprof.method import Footprint, Weight, known_rank, named_weights
-from memprof.methods.adamw import FusedAdamW
-from memprof.methods.lora import LoRA, LoRALinear
+from memprof.method import named_weights
+from memprof.methods.parts.fused_adamw import AdamWFields, FusedAdamW
 from memprof.optimizer import Periodic
-from memprof.setting import setting
 
 MASK_BYTES = 1
 """one bool for each element of the moment that is being pruned"""
@@ -74,14 +70,39 @@ def restart_factor(since_merge: int, warmup: int) -> float:
     return min(1.0, since_merge / max(1, warmup))
 
 
+class Adapted(Protocol):
+    """A layer with an adapter that can be folded into its weight."""
+
+    def adapter(self) -> Sequence[Tensor]: ...
+    def merge_(self) -> None: ...
+
+
+class Settings(AdamWFields, Protocol):
+    """What the optimizer asks of a method that restarts."""
+
+    @property
+    def reset_every(self) -> int: ...
+    @property
+    def restart_warmup(self) -> int: ...
+    @property
+    def prune(self) -> float: ...
+    @property
+    def prune_by(self) -> str: ...
+    @property
+    def warm_start(self) -> int: ...
+    def adapt(self, model: nn.Module) -> Sequence[Adapted]: ...
+
+
 class RestartOptimizer(Periodic, FusedAdamW):
     """AdamW that goes over to its method's adapters after a warm start, then merges them on schedule or when asked."""
 
-    def __init__(self, model: nn.Module, method: Restarting) -> None:
+    takes_groups = False
+
+    def __init__(self, model: nn.Module, method: Settings) -> None:
         params = (p for p in model.parameters() if p.requires_grad)
         super().__init__(params, lr=method.lr, betas=method.betas, eps=method.eps, weight_decay=method.weight_decay)
         self.model, self.method = model, method
-        self.layers: list[LoRALinear] = []
+        self.layers: Sequence[Adapted] = []
         self._hook: RemovableHandle | None = None
         # Host counters live in a parameter group, so that a state dict carries them. `begun` is the update after
         # which the adapters were made, -1 before; before the first merge the learning rate is up already.
@@ -127,7 +148,7 @@ class RestartOptimizer(Periodic, FusedAdamW):
             self._restart(layer)
         self.param_groups[0]["since_merge"] = 0
 
-    def _restart(self, layer: LoRALinear) -> None:
+    def _restart(self, layer: Adapted) -> None:
         layer.merge_()
         for parameter in layer.adapter():
             state = self.state.get(parameter, {})
@@ -151,50 +172,3 @@ def switch_on_loading(model: nn.Module, optimizer: RestartOptimizer) -> Removabl
 
     handle: RemovableHandle = model.register_load_state_dict_pre_hook(hook)
     return handle
-
-
-@dataclass(frozen=True, slots=True)
-class Restarting(LoRA):
-    """A method that merges its adapters into the weights every `reset_every` steps and begins afresh."""
-
-    rank: int | None = setting(
-        None, "rank R of the adapters; default a quarter of the smallest side, <= 256", least=1, papers="128; later 256"
-    )
-    lr: float = setting(1e-3, "learning rate", above=0, papers="ReLoRA 1e-3, 4e-4 for 1b; later 1.5e-3")
-    reset_every: int = setting(2500, "steps between merges", least=1, papers="ReLoRA 1000, 5000; later 2500, 10000")
-    restart_warmup: int = setting(
-        100, "steps over which the learning rate climbs back after a merge", least=0, papers="100"
-    )
-    prune: float = setting(
-        0.999, "share of the adapters' moments zeroed at a merge", least=0, most=1, papers="0.999 random, 0.8, 0.9"
-    )
-    prune_by: str = setting("random", "which entries are zeroed: any, or those of least magnitude", choices=(*PRUNE,))
-    warm_start: int = setting(
-        0,
-        "updates of full-rank AdamW before the adapters; figures are of the steps after, those before cost as adamw",
-        least=0,
-        papers="5000",
-    )
-
-    def prepare(self, model: nn.Module) -> RestartOptimizer:
-        return RestartOptimizer(model, self.bind(weight for weight, _ in named_weights(model)))
-
-    def formula(self, weight: Weight) -> Footprint:
-        """The adapter's own; in a merge the larger of its own scratch and of one moment's pruning, which goes through
-        the factors one by one: the larger has R * max(M, N) elements, of one byte (a bool mask) or, by magnitude,
-        2 w + 8 (magnitudes, sorted, int64 indices; w = 4 bytes, 8 for fp64).
-        """
-        plain = super(Restarting, self).formula(weight)
-        if not weight.is_matrix:
-            return plain
-        rank = known_rank(self.name, self.rank)
-        pruning = prune_bytes(self.prune_by, rank * max(weight.shape), weight.itemsize)
-        return dataclasses.replace(plain, refresh=max(pruning, self.merge_bytes(weight, rank)))
-
-    def merge_bytes(self, weight: Weight, rank: int) -> int:
-        """Most scratch while one layer merges; LoRA's merge works in place."""
-        return 0
-
-    def refresh_steps(self, horizon: int) -> range:
-        """The merges; the switch of a warm start is not one of them."""
-        return range(self.warm_start + self.reset_every - 1, horizon, self.reset_every)

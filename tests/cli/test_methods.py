@@ -35,13 +35,26 @@ def test_each_method_has_a_card(memprof_main: Main, name: str) -> None:
 
 def test_a_card_says_what_is_treated_what_it_costs_and_what_papers_use(memprof_main: Main) -> None:
     card = memprof_main("methods", "galore").out
-    assert "Treats: attention and MLP matrices; the rest is trained by AdamW." in card
+    assert "Treats: attention and MLP matrices; the rest is trained by the inner optimizer." in card
     assert inspect.getdoc(METHODS["galore"].formula).splitlines()[0] in card  # type: ignore[union-attr]
     # by hand: N weights of 2 bytes; basis and two moments at rank 256, or two moments, of each weight
     matrices = 24 * 256 * (4 * (2048 + 2 * 2048) + 3 * (2048 + 2 * 5461))
     others = 2 * (2 * 32000 * 2048 + 49 * 2048)
     gib = 2 * (matrices + others) / 2**30
     assert f"weights {2 * 1_339_082_752 / 2**30:.2f} GiB" in card and f"optimizer state {gib:.2f} GiB" in card
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_card_says_which_weights_are_treated(memprof_main: Main, name: str) -> None:
+    assert f"Treats: {METHODS[name].treats}." in memprof_main("methods", name).out and METHODS[name].treats
+
+
+def test_a_card_takes_settings_and_shows_what_they_cost(memprof_main: Main) -> None:
+    plain, fp32 = (memprof_main("methods", spec).out for spec in ("adamw", "adamw:state_dtype=fp32"))
+    gib = 2 * 1_339_082_752 / 2**30
+    assert f"On 1b in bf16: weights {gib:.2f} GiB, gradients {gib:.2f} GiB, optimizer state {2 * gib:.2f} GiB" in plain
+    assert f"On 1b in bf16, with state_dtype=fp32: weights {gib:.2f} GiB" in fp32
+    assert f"optimizer state {4 * gib:.2f} GiB" in fp32
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -84,6 +84,15 @@ def test_without_a_first_moment_flora_is_adafactor() -> None:
     assert list(method.refresh_steps(10)) == []
 
 
+def test_states_of_an_fp64_model_are_fp64() -> None:
+    model = tiny(torch.float64)
+    optimizer = METHOD.prepare(model)
+    set_gradients(model, 0)
+    optimizer.step()
+    kept = [value for state in optimizer.state.values() for value in state.values() if isinstance(value, Tensor)]
+    assert {tensor.dtype for tensor in kept} == {torch.float64}
+
+
 def test_projectors_change_at_every_third_step_and_when_asked() -> None:
     model = tiny()
     optimizer = METHOD.prepare(model)

@@ -16,8 +16,10 @@ from memprof.errors import MemprofError
 from memprof.ledger import Ledger
 from memprof.llama import LlamaForCausalLM, build_model
 from memprof.method import Footprint, Role, Weight, groups, named_weights
-from memprof.methods.galore import GaLore, GaLoreOptimizer, refresh_bytes, top_subspace
+from memprof.methods.galore import GaLore
 from memprof.methods.parts import sides
+from memprof.methods.parts.galore_optimizer import GaLoreOptimizer
+from memprof.methods.parts.projection import refresh_bytes, top_subspace
 
 METHOD = GaLore(rank=8, update_gap=3, scale=0.25, lr=0.01, betas=(0.8, 0.95), weight_decay=0.1)
 SHAPES = {"tall": (12, 7), "wide": (7, 12), "square": (9, 9)}

@@ -19,11 +19,12 @@ from memprof.ledger import Ledger
 from memprof.llama import LlamaForCausalLM, build_model
 from memprof.method import Footprint, Role, Weight, groups, named_weights
 from memprof.methods.adam_mini import AdamMini
-from memprof.methods.galore import GaLore, top_subspace
+from memprof.methods.galore import GaLore
 from memprof.methods.galore_mini import GaLoreMini
 from memprof.methods.parts import galore_mini_optimizer
 from memprof.methods.parts.galore_mini_optimizer import GaLoreMiniOptimizer
 from memprof.methods.parts.lazy import LazyRefresh
+from memprof.methods.parts.projection import top_subspace
 from memprof.trace import trace
 
 METHOD = GaLoreMini(rank=8, update_gap=3, scale=0.25, lr=0.01, betas=(0.8, 0.95), weight_decay=0.1)

@@ -15,8 +15,9 @@ from memprof.api import plan
 from memprof.errors import MemprofError
 from memprof.llama import LlamaForCausalLM, build_model
 from memprof.method import Role, Weight, named_weights
-from memprof.methods.galore import GaLore, GaLoreOptimizer
+from memprof.methods.galore import GaLore
 from memprof.methods.parts.blockwise import moment_bytes
+from memprof.methods.parts.galore_optimizer import GaLoreOptimizer
 from memprof.methods.parts.sides import Projection
 from memprof.step import synthetic_batch
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -80,6 +81,35 @@ def test_new_rows_begin_with_new_moments_if_told_so(reset: bool) -> None:
     torch.testing.assert_close(state["exp_avg"], 0.9 * old + 0.1 * GRADIENT.flip(0)[[2, 0]])
 
 
+@pytest.mark.parametrize("choice", ["top", REPLACED])
+def test_a_step_that_is_skipped_does_not_lose_the_choice(choice: str) -> None:
+    """As a gradient scaler skips it: what one backward chose the next one chooses again, from its gradient."""
+    layer, optimizer = one_layer(dataclasses.replace(METHOD, choice=choice))
+    layer(torch.eye(3, dtype=torch.float64)).backward((math.inf * torch.ones(4, 3, dtype=torch.float64)).T)
+    optimizer.zero_grad()
+    only_2 = torch.zeros(4, 3, dtype=torch.float64)
+    only_2[2] = 1
+    step(layer, optimizer, only_2)
+    assert 2 in layer.selection["rows"]
+    assert not layer.due and not layer.fresh
+
+
+def test_gradients_that_are_zeroed_in_place_do_not_stop_the_choice() -> None:
+    layer, optimizer = one_layer(METHOD)
+    for grad in (GRADIENT, GRADIENT, GRADIENT, GRADIENT.flip(0)):
+        layer(torch.eye(3, dtype=torch.float64)).backward(grad.T)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=False)
+    assert layer.selection["rows"].tolist() == [2, 0]
+
+
+def test_the_first_of_several_micro_batches_chooses() -> None:
+    layer, optimizer = one_layer(METHOD)
+    layer(torch.eye(3, dtype=torch.float64)).backward(GRADIENT.T)
+    step(layer, optimizer, 100 * GRADIENT.flip(0))
+    assert layer.selection["rows"].tolist() == [1, 3]
+
+
 def test_a_gradient_that_is_not_finite_leaves_the_choice() -> None:
     for choice in (REPLACED, NOT_REPLACED, "top"):
         layer, optimizer = one_layer(dataclasses.replace(METHOD, choice=choice))
@@ -151,7 +181,19 @@ def test_every_layer_and_every_choice_draws_its_own_rows() -> None:
         seeds += [layer.selection["seed"] for layer in optimizer.layer_of.values()]
         model(*(torch.zeros(1, 4, dtype=torch.long),) * 2).backward()
         optimizer.step()
-    assert seeds == list(range(3 * 2**32, 3 * 2**32 + 14))
+    assert len(set(seeds)) == 14
+
+
+def test_another_seed_draws_other_rows() -> None:
+    """The first layer's rows, of one gradient: the generator of a CPU keeps 32 bits of a seed."""
+    drawn = []
+    for seed in (0, 1, 2**30):
+        torch.manual_seed(0)
+        model = build_model("9m", num_layers=1, vocab_size=64)
+        optimizer = Grass(rank=32, choice=NOT_REPLACED, seed=seed).prepare(model)
+        model(*(torch.arange(8).view(1, 8),) * 2).backward()
+        drawn.append(tuple(next(iter(optimizer.layer_of.values())).selection["rows"].tolist()))
+    assert len(set(drawn)) == 3
 
 
 # --- bytes and calls -------------------------------------------------------------------------------------------------

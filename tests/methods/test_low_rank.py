@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from memprof.errors import MemprofError
 from memprof.llama import LlamaForCausalLM, build_model
 from memprof.method import Footprint, Weight, named_weights
-from memprof.methods.adamw import FusedAdamW
 from memprof.methods.low_rank import LowRank, LowRankLinear, ProductBackward
+from memprof.methods.parts.fused_adamw import FusedAdamW
 
 TOKENS = 2 * 16
 SHAPES = [{}, {"tie_word_embeddings": True, "num_key_value_heads": 2}]

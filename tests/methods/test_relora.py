@@ -76,6 +76,7 @@ def test_steps_and_merges_match_dense_weight_fp64(prune: float) -> None:
     method = ReLoRA(rank=3, alpha=5.0, lr=0.01, weight_decay=0.1, reset_every=3, restart_warmup=2, prune=prune)
     optimizer = method.prepare(model)
     (layer,) = optimizer.layers
+    assert isinstance(layer, LoRALinear)
     twins = [layer.bias, layer.lora_A.weight, layer.lora_B.weight]
     bias, a, b = (p.detach().clone().requires_grad_() for p in twins)
     reference = torch.optim.AdamW([bias, a, b], weight_decay=0.1)
@@ -192,9 +193,11 @@ def test_merges_follow_the_schedule_and_requests() -> None:
     for step in range(8):
         if step == 3:
             optimizer.request_refresh()
-        old = optimizer.layers[0].weight.detach().clone()
+        layer = optimizer.layers[0]
+        assert isinstance(layer, LoRALinear)
+        old = layer.weight.detach().clone()
         train(model, optimizer, 1)
-        merged += [step] * (not torch.equal(old, optimizer.layers[0].weight))
+        merged += [step] * (not torch.equal(old, layer.weight))
     assert merged == [2, 3, 5]
 
 

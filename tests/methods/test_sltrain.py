@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from memprof.errors import MemprofError
 from memprof.llama import build_model
 from memprof.method import named_weights
-from memprof.methods.sltrain import SLTrain, SLTrainLinear, scaled_product
+from memprof.methods.parts.products import scaled_product
+from memprof.methods.sltrain import SLTrain, SLTrainLinear
 
 
 def layer(entries: int = 11) -> SLTrainLinear:

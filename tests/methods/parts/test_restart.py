@@ -19,9 +19,9 @@ from memprof.llama import LlamaForCausalLM, build_model
 from memprof.method import named_weights
 from memprof.methods.adamw import AdamW
 from memprof.methods.lora import LoRALinear
-from memprof.methods.parts.restart import Restarting, RestartOptimizer, prune_by_magnitude_
+from memprof.methods.parts.restart import RestartOptimizer, prune_by_magnitude_
 from memprof.methods.reloqra import ReLoQRa
-from memprof.methods.relora import ReLoRA
+from memprof.methods.relora import ReLoRA, Restarting
 from memprof.trace import trace
 
 FAMILY = [kind for kind in METHODS.values() if issubclass(kind, Restarting)]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from memprof.api import plan
-from memprof.catalogue import METHODS
+from memprof.catalogue import CORE, METHODS
 from memprof.device import Allocation, CpuDevice, Recording
 from memprof.scenario import ITEMSIZE, Scenario
 from memprof.timeline import ACTIVATION, BACKWARD, CATEGORIES, EXTRA, FORWARD, GRAD, OPTIMIZER, OPTIMIZER_STATE, PARAM
@@ -21,8 +21,9 @@ DTYPES = ("fp32", "bf16")
 ALWAYS_60M = {("adamw", "fp32"), ("galore", "fp32"), ("galore", "bf16"), ("relora", "fp32"), ("galore-mini", "bf16")}
 """cells of the largest model that the ordinary run takes; the others are slow"""
 
-RENAMED = {"aten::_foreach_div": "aten::div", "aten::_foreach_sqrt": "aten::sqrt"}
-"""a foreach operator of the trace goes tensor by tensor on a CPU"""
+RENAMED = {"aten::_foreach_div": "aten::div", "aten::_foreach_sqrt": "aten::sqrt", "aten::_foreach_lerp": "aten::lerp",
+           "aten::stack": "aten::cat"}  # fmt: skip
+"""a foreach operator of the trace goes tensor by tensor on a CPU, and a stack is a cat there"""
 SUM_OF_GRADIENTS = "aten::add"
 """Under a dispatch mode, so in a trace, autograd adds two gradients out of place; without one, into the first."""
 MATMULS = {"aten::mm", "aten::mm_", "aten::addmm", "aten::addmm_", "aten::bmm", "aten::linear", "aten::matmul"}
@@ -31,12 +32,22 @@ DOUBLE = 8
 """bytes of a Python number that becomes a 0-d tensor beside a 0-d operand, before it is cast to the other's dtype"""
 
 
+HIDDEN_ON_A_CPU = {
+    ("muon", "fp32"): 0.001,  # baddbmm's workspace
+    ("apollo", "bf16"): 0.001,  # mm's workspace makes another instant of the update the worst
+    ("apollo-mini", "bf16"): 0.001,  # the same, and that instant lies in another phase
+    ("fira", "bf16"): 0.06,  # vector_norm copies a bf16 stack to fp32 there, where CUDA's kernel widens as it reads
+}
+"""cells whose peak takes something that no dispatcher sees, and the most it may be as a share of the peak"""
+
+
 def cells() -> list[Any]:
     found = []
     for model in MODELS:
         for dtype in DTYPES:
             for method in METHODS:
                 slow = model == "60m" and (method, dtype) not in ALWAYS_60M
+                slow |= model == "35m" and method not in CORE
                 marks = [pytest.mark.slow] if slow else []
                 found.append(pytest.param(model, dtype, method, marks=marks, id=f"{model}-{dtype}-{method}"))
     return found
@@ -70,22 +81,27 @@ def test_trace_and_allocator_agree(model: str, dtype: str, method: str) -> None:
     assert sum(seen.after.values()) == expected.steady
     assert (seen.grad, seen.activation) == (expected.grad, expected.activation)
 
-    by_category = {key: seen.replayed.by_category[key] - expected.peak_by_category[key] for key in CATEGORIES}
     gap = seen.peak - expected.peak
+    assert (refresh is None) == (expected.refresh_peak is None)
+    if refresh is not None and expected.refresh_peak is not None:
+        most = max(0.02, HIDDEN_ON_A_CPU.get((method, dtype), 0))
+        assert abs(refresh.peak - expected.refresh_peak) <= most * expected.refresh_peak
+    if (method, dtype) in HIDDEN_ON_A_CPU:
+        assert 0 <= gap <= HIDDEN_ON_A_CPU[method, dtype] * expected.peak
+        return
+
+    by_category = {key: seen.replayed.by_category[key] - expected.peak_by_category[key] for key in CATEGORIES}
     assert by_category == dict.fromkeys(CATEGORIES, 0) | {EXTRA: gap}
     assert seen.replayed.phase == expected.peak_phase
     named = unexplained(seen.replayed.extra_by_maker, expected.extra_by_maker)
     assert sum(named.values()) == gap
-    if method == "adam-mini" and gap:
-        assert named == {"aten::mul_": DOUBLE, "aten::_to_copy": ITEMSIZE[dtype]}
+    if method in ("adam-mini", "microadam") and gap:
+        scalar = ITEMSIZE[dtype] if method == "adam-mini" else ITEMSIZE["fp32"]
+        assert named == {"aten::mul_": DOUBLE, "aten::_to_copy": scalar}
     elif dtype == "fp32":
         assert named == {}, "no kernel takes a workspace"
     else:
         assert named.keys() <= MATMULS and 0 <= gap <= 0.005 * expected.peak, named
-
-    assert (refresh is None) == (expected.refresh_peak is None)
-    if refresh is not None and expected.refresh_peak is not None:
-        assert abs(refresh.peak - expected.refresh_peak) <= 0.02 * expected.refresh_peak
 
 
 def test_adamw_on_60m_takes_what_was_found_by_hand() -> None:

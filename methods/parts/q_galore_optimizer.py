@@ -30,9 +30,11 @@ def step_seed(seed: int, step: int) -> int:
 class CorrectedAdamW(AdamWInner):
     """AdamW whose eps stands beside the bias-corrected root, as in bitsandbytes and torch."""
 
-    def _adamw(self, params: list[Tensor], grads: list[Tensor], states: Sequence[Any], group: Group) -> None:
+    def _adamw(
+        self, params: list[Tensor], grads: list[Tensor], states: Sequence[Any], group: Group, decay: float = 0.0
+    ) -> None:
         root = (1 - group["betas"][1] ** (group["step"] + 1)) ** 0.5
-        super()._adamw(params, grads, states, {**group, "eps": group["eps"] * root})
+        super()._adamw(params, grads, states, {**group, "eps": group["eps"] * root}, decay)
 
 
 class QGaLoreOptimizer(KeepsDtypes, MatrixOptimizer):
@@ -103,12 +105,13 @@ class QGaLoreOptimizer(KeepsDtypes, MatrixOptimizer):
         states = [self.state[p] for p in params]
         bases = self.bases.read(states, [basis_shape(p.shape, self.rank) for p in params])
         lows = [torch.Size(low_rank_shape(p.shape, self.rank)) for p in params]
-        views = like_views(params[0].new_zeros(2 * sum(map(torch.Size.numel, lows))), [*lows, *lows])
-        grads, updates = views[: len(lows)], views[len(lows) :]
-        for p, basis, grad in zip(params, bases, grads, strict=True):
+        count = self.inner.buffers
+        views = like_views(params[0].new_zeros(count * sum(map(torch.Size.numel, lows))), lows * count)
+        buffers = [views[start : start + len(lows)] for start in range(0, len(views), len(lows))]
+        for p, basis, grad in zip(params, bases, buffers[0], strict=True):
             assert p.grad is not None
             project(p.grad, basis, out=grad)
-        _, factor = self.inner.update(states, [grads, updates], group)
+        updates, factor = self.inner.update(states, buffers, group)
         pairs = zip(params, bases, updates, strict=True)
         factors = [(update, basis) if is_tall(p.shape) else (basis, update) for p, basis, update in pairs]
         keep, alpha = 1 - group["lr"] * group["weight_decay"], factor * self.scale

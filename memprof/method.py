@@ -212,6 +212,20 @@ class Method(ABC):
         return [spec.name for spec in specs if getattr(self, spec.name) != spec.default]
 
 
+@dataclass(frozen=True, slots=True)
+class RankedMethod(Method):
+    """A method of low rank, whose default rank depends on the model."""
+
+    @property
+    @abstractmethod
+    def rank(self) -> int | None:
+        """A field of every such method, with a place and words of its own. None until the model is known."""
+
+    def bind(self, weights: Iterable[Weight]) -> Self:
+        rank = bound_rank(self.name, self.rank, weights)
+        return dataclasses.replace(self, rank=rank)  # type: ignore[call-arg]  # the field is the subclass's
+
+
 def bound_rank(method: str, rank: int | None, weights: Iterable[Weight]) -> int:
     """The rank a method uses on a model: the given one, checked against every treated side, or the default.
 
@@ -235,6 +249,11 @@ def known_rank(method: str, rank: int | None) -> int:
     if rank is None:
         raise MemprofError(f"{method}: the default rank depends on the model; call bind(weights) first, or set rank")
     return rank
+
+
+def largest_nbytes(weights: Iterable[Weight]) -> int:
+    """A limit for scratch: no more than the largest weight has bytes."""
+    return max(weight.nbytes for weight in weights)
 
 
 def groups(

@@ -30,7 +30,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from memprof.method import Footprint, Method, Role, Weight, groups, named_weights
+from memprof.method import Footprint, Method, Role, Weight, groups, largest_nbytes, named_weights
 from memprof.methods.parts.block_means import add_mean_squares_, divide_
 from memprof.optimizer import PIECE, Group, KeepsDtypes, MethodOptimizer, mixed_adamw_, step_tensor, with_grad
 from memprof.setting import setting
@@ -165,8 +165,7 @@ class AdamMini(Method):
         return AdamMiniOptimizer(model, self)
 
     def scratch_limit(self, weights: Iterable[Weight]) -> int:
-        """No more scratch than the largest weight has bytes."""
-        return max(weight.nbytes for weight in weights)
+        return largest_nbytes(weights)
 
     def update_kind(self, weight: Weight) -> Hashable:
         """Shape and partition; weights with a second moment for each element go one by one."""

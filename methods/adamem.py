@@ -19,13 +19,13 @@ S takes the gradient's place in `p.grad`, so that it costs no tensor.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import ClassVar
 
 from torch import Tensor, nn
 
-from memprof.method import Footprint, Method, Weight, bound_rank, known_rank, named_weights
+from memprof.method import Footprint, RankedMethod, Weight, known_rank, named_weights
 from memprof.methods.adafactor import Adafactor
 from memprof.methods.galore import GaLore
 from memprof.methods.parts.galore_compact import AdafactorInner
@@ -69,7 +69,7 @@ class AdaMeMOptimizer(GaLoreOptimizer):
 
 
 @dataclass(frozen=True, slots=True)
-class AdaMeM(Method):
+class AdaMeM(RankedMethod):
     """Adafactor with momentum in the gradient's top singular subspace, without it elsewhere."""
 
     name: ClassVar[str] = "adamem"
@@ -82,9 +82,6 @@ class AdaMeM(Method):
     lr: float = setting(1e-3, "learning rate", above=0)
     beta1: float = setting(0.9, "decay of the averaged updates in the subspace", least=0, below=1)
     weight_decay: float = setting(0.0, "decoupled weight decay", least=0)
-
-    def bind(self, weights: Iterable[Weight]) -> Self:
-        return dataclasses.replace(self, rank=bound_rank(self.name, self.rank, weights))
 
     def prepare(self, model: nn.Module) -> AdaMeMOptimizer:
         return AdaMeMOptimizer(model, self.bind(weight for weight, _ in named_weights(model)).in_subspace)

@@ -27,15 +27,23 @@ place for 2000 steps. In pure fp16 s overflows where gradients are below 1e-5: u
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import ClassVar
 
 from torch import nn
 
 from memprof.errors import MemprofError
-from memprof.method import Footprint, Method, Weight, bound_rank, known_rank, named_weights
+from memprof.method import (
+    Footprint,
+    Method,
+    RankedMethod,
+    Weight,
+    bound_rank,
+    known_rank,
+    largest_nbytes,
+    named_weights,
+)
 from memprof.methods.parts.apollo_optimizer import ApolloOptimizer
 from memprof.methods.parts.gradient_scaling import state_bytes
 from memprof.methods.parts.projection import refresh_bytes
@@ -44,7 +52,7 @@ from memprof.setting import setting
 
 
 @dataclass(frozen=True, slots=True)
-class Apollo(Method):
+class Apollo(RankedMethod):
     """Gradient descent, each channel scaled as Adam scales it in a random subspace."""
 
     name: ClassVar[str] = "apollo"
@@ -75,15 +83,11 @@ class Apollo(Method):
         if self.projection == "svd" and not self.store_projector:
             raise MemprofError(f"{self.name}: store_projector=false needs projection=random: a seed gives no svd")
 
-    def bind(self, weights: Iterable[Weight]) -> Self:
-        return dataclasses.replace(self, rank=bound_rank(self.name, self.rank, weights))
-
     def prepare(self, model: nn.Module) -> ApolloOptimizer:
         return ApolloOptimizer(model, self.bind(weight for weight, _ in named_weights(model)))
 
     def scratch_limit(self, weights: Iterable[Weight]) -> int:
-        """No more scratch than the largest weight has bytes."""
-        return max(weight.nbytes for weight in weights)
+        return largest_nbytes(weights)
 
     def update_kind(self, weight: Weight) -> Hashable:
         """Their scratch is stacked by the longer side."""

@@ -149,7 +149,6 @@ class DoRA(LoRA):
 
     name: ClassVar[str] = "dora"
     paper: ClassVar[str] = "arXiv:2402.09353"
-    treats: ClassVar[str] = "attention and MLP matrices; the rest is trained by AdamW"
 
     def layer(self, linear: nn.Linear, rank: int) -> LoRALinear:
         return DoRALinear(linear, rank, self.alpha)

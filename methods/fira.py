@@ -26,15 +26,14 @@ back the rest of a matrix's gradient for 2000 steps.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from memprof.method import Footprint, Method, Weight, bound_rank, known_rank, named_weights
+from memprof.method import Footprint, RankedMethod, Weight, bound_rank, known_rank, largest_nbytes, named_weights
 from memprof.methods.parts.gradient_scaling import (
     SMALL,
     ScalingOptimizer,
@@ -96,7 +95,7 @@ class FiraOptimizer(ScalingOptimizer):
 
 
 @dataclass(frozen=True, slots=True)
-class Fira(Method):
+class Fira(RankedMethod):
     """GaLore that also uses what its subspace leaves out, scaled by channel as Adam scales what is inside."""
 
     name: ClassVar[str] = "fira"
@@ -117,15 +116,11 @@ class Fira(Method):
     eps: float = setting(1e-6, "added to the root of the second moment before its bias correction", above=0)
     weight_decay: float = setting(0.0, "decoupled weight decay, after the update", least=0)
 
-    def bind(self, weights: Iterable[Weight]) -> Self:
-        return dataclasses.replace(self, rank=bound_rank(self.name, self.rank, weights))
-
     def prepare(self, model: nn.Module) -> FiraOptimizer:
         return FiraOptimizer(model, self.bind(weight for weight, _ in named_weights(model)))
 
     def scratch_limit(self, weights: Iterable[Weight]) -> int:
-        """No more scratch than the largest weight has bytes."""
-        return max(weight.nbytes for weight in weights)
+        return largest_nbytes(weights)
 
     def update_kind(self, weight: Weight) -> Hashable:
         """Their scratch is stacked by the longer side."""

@@ -24,15 +24,14 @@ FloraAccelerator, and not here.
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from memprof.method import Footprint, Method, Weight, bound_rank, known_rank, named_weights
+from memprof.method import Footprint, RankedMethod, Weight, bound_rank, known_rank, named_weights
 from memprof.methods.parts.factored_moments import (
     FP32_BYTES,
     SCALARS,
@@ -135,7 +134,7 @@ class FloraOptimizer(KeepsDtypes, Periodic, MethodOptimizer):
 
 
 @dataclass(frozen=True, slots=True)
-class Flora(Method):
+class Flora(RankedMethod):
     """Adafactor with a first moment that is compressed by a random projection."""
 
     name: ClassVar[str] = "flora"
@@ -154,9 +153,6 @@ class Flora(Method):
     clip_threshold: float = setting(1.0, "largest RMS of an update before the learning rate", above=0)
     weight_decay: float = setting(0.0, "decoupled weight decay", least=0)
     scale_parameter: bool = setting(True, "step in proportion to RMS(W)", papers="its code: true")
-
-    def bind(self, weights: Iterable[Weight]) -> Self:
-        return dataclasses.replace(self, rank=bound_rank(self.name, self.rank, weights))
 
     def prepare(self, model: nn.Module) -> FloraOptimizer:
         return FloraOptimizer(model, self.bind(weight for weight, _ in named_weights(model)))

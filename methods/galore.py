@@ -25,14 +25,13 @@ the rest wherever eps is below it.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Literal
 
 from torch import nn
 
-from memprof.method import Footprint, Method, Weight, bound_rank, known_rank, named_weights
+from memprof.method import Footprint, RankedMethod, Weight, bound_rank, known_rank, largest_nbytes, named_weights
 from memprof.methods.adafactor import Adafactor
 from memprof.methods.parts.galore_compact import INNERS, make_inner
 from memprof.methods.parts.galore_inner import Inner
@@ -42,7 +41,7 @@ from memprof.setting import setting
 
 
 @dataclass(frozen=True, slots=True)
-class GaLore(Method):
+class GaLore(RankedMethod):
     """Low-rank gradients by projection on their top singular vectors, AdamW on them, full-rank weights."""
 
     name: ClassVar[str] = "galore"
@@ -75,9 +74,6 @@ class GaLore(Method):
     eps: float = setting(1e-6, "added to the root of the second moment before its bias correction", above=0)
     weight_decay: float = setting(0.0, "decoupled weight decay, after the update", least=0, papers="0")
 
-    def bind(self, weights: Iterable[Weight]) -> Self:
-        return dataclasses.replace(self, rank=bound_rank(self.name, self.rank, weights))
-
     def prepare(self, model: nn.Module) -> GaLoreOptimizer:
         return GaLoreOptimizer(model, self.bind(weight for weight, _ in named_weights(model)))
 
@@ -99,7 +95,7 @@ class GaLore(Method):
     def scratch_limit(self, weights: Iterable[Weight]) -> int:
         """No more scratch than the largest weight has bytes; adafactor takes one weight at a time."""
         limit = self.inner_optimizer.scratch_limit
-        return max(weight.nbytes for weight in weights) if limit is None else limit
+        return largest_nbytes(weights) if limit is None else limit
 
     def update_kind(self, weight: Weight) -> Hashable:
         return weight.is_matrix

@@ -36,7 +36,6 @@ class GaLoreDynamics(GaLore):
 
     name: ClassVar[str] = "galore-dynamics"
     paper: ClassVar[str] = "Approximations may be all you need"
-    treats: ClassVar[str] = "attention and MLP matrices; the rest is trained by AdamW"
 
     gap_growth: float = setting(1.5, "factor on the gap after each refresh but the first", papers="1.5", least=1)
     largest_gap: int = setting(2500, "where the gap stops growing", papers="2500", least=1)

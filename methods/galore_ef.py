@@ -69,7 +69,6 @@ class GaLoreEF(GaLore):
 
     name: ClassVar[str] = "galore-ef"
     paper: ClassVar[str] = "Approximations may be all you need"
-    treats: ClassVar[str] = "attention and MLP matrices; the rest is trained by AdamW"
 
     feedback: float = setting(
         0.1, "share of the last residual in the next gradient", papers="0.1, 0.2", least=0, most=1

@@ -25,14 +25,13 @@ In pure fp16 the block means and eps underflow, as in Adam-mini: use bf16 or fp3
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import ClassVar
 
 from torch import nn
 
-from memprof.method import Footprint, Method, Weight, bound_rank, known_rank, named_weights
+from memprof.method import Footprint, RankedMethod, Weight, bound_rank, known_rank, largest_nbytes, named_weights
 from memprof.methods.adam_mini import num_blocks
 from memprof.methods.parts.divisors import COLUMNS, NONE, ROWS, SEEN
 from memprof.methods.parts.galore_mini_optimizer import GaLoreMiniOptimizer
@@ -41,7 +40,7 @@ from memprof.setting import setting
 
 
 @dataclass(frozen=True, slots=True)
-class GaLoreMini(Method):
+class GaLoreMini(RankedMethod):
     """GaLore whose second moment is one number per block of the full gradient."""
 
     name: ClassVar[str] = "galore-mini"
@@ -71,15 +70,11 @@ class GaLoreMini(Method):
     eps: float = setting(1e-6, "added to the root of the second moment", above=0)
     weight_decay: float = setting(0.0, "decoupled weight decay, of matrices only", least=0)
 
-    def bind(self, weights: Iterable[Weight]) -> Self:
-        return dataclasses.replace(self, rank=bound_rank(self.name, self.rank, weights))
-
     def prepare(self, model: nn.Module) -> GaLoreMiniOptimizer:
         return GaLoreMiniOptimizer(model, self.bind(weight for weight, _ in named_weights(model)))
 
     def scratch_limit(self, weights: Iterable[Weight]) -> int:
-        """No more scratch than the largest weight has bytes."""
-        return max(weight.nbytes for weight in weights)
+        return largest_nbytes(weights)
 
     def refresh_steps(self, horizon: int) -> Sequence[int]:
         """The schedule without laziness: an upper bound, because data decide when a gap grows."""

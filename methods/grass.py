@@ -26,15 +26,24 @@ What to know:
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from memprof.method import Footprint, Method, Weight, bound_rank, groups, known_rank, named_weights, replace_matrices
+from memprof.method import (
+    Footprint,
+    RankedMethod,
+    Weight,
+    bound_rank,
+    groups,
+    known_rank,
+    largest_nbytes,
+    named_weights,
+    replace_matrices,
+)
 from memprof.methods.parts.galore_optimizer import like_views
 from memprof.methods.parts.grass_linear import CHOICES, INT32_BYTES, TOP, GrassLinear, SelectedBackward
 from memprof.optimizer import Group, KeepsDtypes, MatrixOptimizer, adamw_footprint, fused_adamw_, step_tensor
@@ -126,7 +135,7 @@ class GrassOptimizer(KeepsDtypes, MatrixOptimizer):
 
 
 @dataclass(frozen=True, slots=True)
-class Grass(Method):
+class Grass(RankedMethod):
     """Gradients and moments of R rows of every matrix, chosen anew now and then."""
 
     name: ClassVar[str] = "grass"
@@ -145,9 +154,6 @@ class Grass(Method):
     weight_decay: float = setting(0.0, "decoupled weight decay, of all rows", least=0)
     seed: int = setting(0, "of the draws", least=0, most=2**30)
 
-    def bind(self, weights: Iterable[Weight]) -> Self:
-        return dataclasses.replace(self, rank=bound_rank(self.name, self.rank, weights))
-
     def prepare(self, model: nn.Module) -> GrassOptimizer:
         weights = [weight for weight, _ in named_weights(model)]
         method = self.bind(weights)
@@ -156,8 +162,7 @@ class Grass(Method):
         return GrassOptimizer(model, method, self.scratch_limit(weights))
 
     def scratch_limit(self, weights: Iterable[Weight]) -> int:
-        """No more scratch than the largest weight has bytes."""
-        return max(weight.nbytes for weight in weights)
+        return largest_nbytes(weights)
 
     def update_kind(self, weight: Weight) -> Hashable:
         return weight.is_matrix

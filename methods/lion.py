@@ -20,7 +20,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from memprof.method import Footprint, Method, Weight, groups
+from memprof.method import Footprint, Method, Weight, groups, largest_nbytes
 from memprof.optimizer import Group, MethodOptimizer, with_grad
 from memprof.setting import setting
 
@@ -85,8 +85,7 @@ class Lion(Method):
         return LionOptimizer(params, lr=self.lr, betas=self.betas, weight_decay=self.weight_decay)
 
     def scratch_limit(self, weights: Iterable[Weight]) -> int:
-        """No more scratch than the largest weight has bytes."""
-        return max(weight.nbytes for weight in weights)
+        return largest_nbytes(weights)
 
     def formula(self, weight: Weight) -> Footprint:
         """State: exp_avg (out, in). Transient: its mix with the gradient, then the sign of that, (out, in). All in the

@@ -30,14 +30,13 @@ What differs, and what to know:
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from memprof.method import Footprint, Method, Weight, bound_rank, known_rank, named_weights, replace_matrices
+from memprof.method import Footprint, RankedMethod, Weight, known_rank, named_weights, replace_matrices
 from memprof.methods.adamw import STEP_BYTES, AdamW
 from memprof.methods.parts import nf4
 from memprof.methods.parts.fused_adamw import FusedAdamW
@@ -89,7 +88,7 @@ class LoQTOptimizer(Periodic, FusedAdamW):
 
 
 @dataclass(frozen=True, slots=True)
-class LoQT(Method):
+class LoQT(RankedMethod):
     """Quantised weights with one trained thin factor each, and a new subspace at ever longer intervals."""
 
     name: ClassVar[str] = "loqt"
@@ -110,9 +109,6 @@ class LoQT(Method):
     betas: tuple[float, float] = setting((0.9, 0.999), "decay of the first and second moment", least=0, below=1)
     eps: float = setting(1e-6, "added to the root of the second moment", above=0, papers="1e-6")
     weight_decay: float = setting(0.0, "decoupled weight decay, on what is trained", least=0, papers="0")
-
-    def bind(self, weights: Iterable[Weight]) -> Self:
-        return dataclasses.replace(self, rank=bound_rank(self.name, self.rank, weights))
 
     def prepare(self, model: nn.Module) -> LoQTOptimizer:
         method = self.bind(weight for weight, _ in named_weights(model))

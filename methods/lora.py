@@ -18,25 +18,15 @@ saves h = A x, R elements a token, and nothing else that the plain layer does no
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from memprof.method import (
-    Footprint,
-    Method,
-    Weight,
-    bound_rank,
-    known_rank,
-    named_weights,
-    replace_matrices,
-)
+from memprof.method import Footprint, RankedMethod, Weight, known_rank, named_weights, replace_matrices
 from memprof.methods.adamw import STEP_BYTES, AdamW
 from memprof.methods.low_rank import ProductBackward, factor_bytes, factors
 from memprof.methods.parts.fused_adamw import FusedAdamW
@@ -79,7 +69,7 @@ class LoRALinear(nn.Module):
 
 
 @dataclass(frozen=True, slots=True)
-class LoRA(Method):
+class LoRA(RankedMethod):
     """Frozen weights with trained low-rank adapters; AdamW over the adapters, embeddings, head and norms."""
 
     name: ClassVar[str] = "lora"
@@ -97,9 +87,6 @@ class LoRA(Method):
     betas: tuple[float, float] = setting((0.9, 0.999), "decay of the first and second moment", least=0, below=1)
     eps: float = setting(1e-8, "added to the root of the second moment", above=0)
     weight_decay: float = setting(0.0, "decoupled weight decay, on what is trained", least=0, papers="0")
-
-    def bind(self, weights: Iterable[Weight]) -> Self:
-        return dataclasses.replace(self, rank=bound_rank(self.name, self.rank, weights))
 
     def layer(self, linear: nn.Linear, rank: int) -> LoRALinear:
         """What takes the place of a linear layer."""

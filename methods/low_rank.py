@@ -16,17 +16,15 @@ from trained weights, which `random` forgets; it costs one fp32 SVD a matrix, on
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from memprof.method import Footprint, Method, Weight, bound_rank, known_rank, named_weights, replace_matrices
+from memprof.method import Footprint, RankedMethod, Weight, known_rank, named_weights, replace_matrices
 from memprof.methods.adamw import STEP_BYTES, AdamW
 from memprof.methods.parts.fused_adamw import FusedAdamW
 from memprof.setting import setting
@@ -113,7 +111,7 @@ class LowRankLinear(nn.Module):
 
 
 @dataclass(frozen=True, slots=True)
-class LowRank(Method):
+class LowRank(RankedMethod):
     """W = B A for every attention and MLP matrix, both trained by AdamW."""
 
     name: ClassVar[str] = "low-rank"
@@ -131,9 +129,6 @@ class LowRank(Method):
     betas: tuple[float, float] = setting((0.9, 0.999), "decay of the first and second moment", least=0, below=1)
     eps: float = setting(1e-8, "added to the root of the second moment", above=0)
     weight_decay: float = setting(0.0, "decoupled weight decay", least=0, papers="GaLore's: 0")
-
-    def bind(self, weights: Iterable[Weight]) -> Self:
-        return dataclasses.replace(self, rank=bound_rank(self.name, self.rank, weights))
 
     def prepare(self, model: nn.Module) -> FusedAdamW:
         rank = known_rank(self.name, self.bind(weight for weight, _ in named_weights(model)).rank)

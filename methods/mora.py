@@ -20,14 +20,12 @@ up share, and compresses it again in backward. Its tables of cosines and sines a
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import ClassVar
 
 from torch import nn
 
-from memprof.method import Footprint, Method, Weight, bound_rank, known_rank, named_weights, replace_matrices
+from memprof.method import Footprint, RankedMethod, Weight, known_rank, named_weights, replace_matrices
 from memprof.methods.adamw import STEP_BYTES, AdamW
 from memprof.methods.parts.fused_adamw import FusedAdamW
 from memprof.methods.parts.mora_linear import MoRALinear, SquareBackward
@@ -36,7 +34,7 @@ from memprof.setting import setting
 
 
 @dataclass(frozen=True, slots=True)
-class MoRA(Method):
+class MoRA(RankedMethod):
     """Frozen weights with a trained square matrix between fixed maps; AdamW over that, embeddings, head and norms."""
 
     name: ClassVar[str] = "mora"
@@ -59,9 +57,6 @@ class MoRA(Method):
     betas: tuple[float, float] = setting((0.9, 0.999), "decay of the first and second moment", least=0, below=1)
     eps: float = setting(1e-8, "added to the root of the second moment", above=0)
     weight_decay: float = setting(0.0, "decoupled weight decay, on what is trained", least=0)
-
-    def bind(self, weights: Iterable[Weight]) -> Self:
-        return dataclasses.replace(self, rank=bound_rank(self.name, self.rank, weights))
 
     def adapt(self, model: nn.Module) -> list[MoRALinear]:
         """Give every attention and MLP layer its adapter, and return the new layers."""

@@ -25,7 +25,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from memprof.method import Footprint, Method, Weight, groups
+from memprof.method import Footprint, Method, Weight, groups, largest_nbytes
 from memprof.optimizer import Group, MatrixOptimizer, adamw_footprint
 from memprof.setting import setting
 
@@ -131,8 +131,7 @@ class Muon(Method):
         return MuonOptimizer(model, self)
 
     def scratch_limit(self, weights: Iterable[Weight]) -> int:
-        """No more scratch than the largest weight has bytes."""
-        return max(weight.nbytes for weight in weights)
+        return largest_nbytes(weights)
 
     def update_kind(self, weight: Weight) -> Hashable:
         return weight.shape

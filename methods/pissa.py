@@ -57,7 +57,6 @@ class PiSSA(LoRA):
 
     name: ClassVar[str] = "pissa"
     paper: ClassVar[str] = "arXiv:2404.02948"
-    treats: ClassVar[str] = "attention and MLP matrices; the rest is trained by AdamW"
 
     def layer(self, linear: nn.Linear, rank: int) -> LoRALinear:
         return PiSSALinear(linear, rank, self.alpha)

@@ -21,14 +21,13 @@ Where this and the authors' code differ:
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import ClassVar
 
 from torch import nn
 
-from memprof.method import Footprint, Method, Weight, bound_rank, known_rank, named_weights
+from memprof.method import Footprint, RankedMethod, Weight, bound_rank, known_rank, largest_nbytes, named_weights
 from memprof.methods.parts.galore_compact import AdamW8bitInner
 from memprof.methods.parts.galore_inner import Inner
 from memprof.methods.parts.integer_basis import BasisStore
@@ -40,7 +39,7 @@ from memprof.setting import setting
 
 
 @dataclass(frozen=True, slots=True)
-class QGaLore(Method):
+class QGaLore(RankedMethod):
     """GaLore on integer weights, with an integer basis and a gap that grows."""
 
     name: ClassVar[str] = "q-galore"
@@ -70,9 +69,6 @@ class QGaLore(Method):
     eps: float = setting(1e-8, "added to the root of the second moment", above=0)
     weight_decay: float = setting(0.0, "decoupled weight decay, after the update", least=0)
     seed: int = setting(0, "of stochastic rounding", least=0, below=2**31)
-
-    def bind(self, weights: Iterable[Weight]) -> Self:
-        return dataclasses.replace(self, rank=bound_rank(self.name, self.rank, weights))
 
     def prepare(self, model: nn.Module) -> QGaLoreOptimizer:
         bound = self.bind(weight for weight, _ in named_weights(model))
@@ -108,7 +104,7 @@ class QGaLore(Method):
     def scratch_limit(self, weights: Iterable[Weight]) -> int:
         """No more scratch than the largest weight has bytes, or than the 8-bit update takes."""
         limit = self.inner_optimizer.scratch_limit
-        return max(weight.nbytes for weight in weights) if limit is None else limit
+        return largest_nbytes(weights) if limit is None else limit
 
     def update_kind(self, weight: Weight) -> Hashable:
         return weight.is_matrix

@@ -24,7 +24,6 @@ class ReDoRA(Restarting, DoRA):
 
     name: ClassVar[str] = "redora"
     paper: ClassVar[str] = "Approximations may be all you need"
-    treats: ClassVar[str] = "attention and MLP matrices; the rest is trained by AdamW"
 
     def merge_bytes(self, weight: Weight, rank: int) -> int:
         return merge_bytes(weight, rank)

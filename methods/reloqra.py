@@ -80,7 +80,6 @@ class ReLoQRa(Restarting):
 
     name: ClassVar[str] = "reloqra"
     paper: ClassVar[str] = "Approximations may be all you need"
-    treats: ClassVar[str] = "attention and MLP matrices; the rest is trained by AdamW"
 
     reset_every: int = setting(10_000, "steps between merges", least=1, papers="2500; 10000, its best")
     reading: str = setting(

@@ -91,7 +91,6 @@ class ReLoRA(Restarting):
 
     name: ClassVar[str] = "relora"
     paper: ClassVar[str] = "arXiv:2307.05695"
-    treats: ClassVar[str] = "attention and MLP matrices; the rest is trained by AdamW"
 
     reset_every: int = setting(5000, "steps between merges", least=1, papers="5000; 1000 for 1b; later 2500, 10000")
 

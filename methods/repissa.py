@@ -27,7 +27,6 @@ class RePiSSA(Restarting, PiSSA):
 
     name: ClassVar[str] = "repissa"
     paper: ClassVar[str] = "Approximations may be all you need"
-    treats: ClassVar[str] = "attention and MLP matrices; the rest is trained by AdamW"
 
     def merge_bytes(self, weight: Weight, rank: int) -> int:
         return svd_bytes(weight)

@@ -19,16 +19,14 @@ layer; here the scale goes into the products. Its 7b run uses 8-bit Adam.
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from memprof.method import Footprint, Method, Weight, bound_rank, known_rank, named_weights, replace_matrices
+from memprof.method import Footprint, RankedMethod, Weight, known_rank, named_weights, replace_matrices
 from memprof.methods.adamw import STEP_BYTES, AdamW
 from memprof.methods.low_rank import factor_bytes
 from memprof.methods.parts.fused_adamw import FusedAdamW
@@ -112,7 +110,7 @@ class SLTrainLinear(nn.Module):
 
 
 @dataclass(frozen=True, slots=True)
-class SLTrain(Method):
+class SLTrain(RankedMethod):
     """W = low-rank + sparse, both trained by AdamW; the support of the sparse part is drawn once."""
 
     name: ClassVar[str] = "sltrain"
@@ -133,9 +131,6 @@ class SLTrain(Method):
     betas: tuple[float, float] = setting((0.9, 0.999), "decay of the first and second moment", least=0, below=1)
     eps: float = setting(1e-8, "added to the root of the second moment", above=0)
     weight_decay: float = setting(0.0, "decoupled weight decay", least=0, papers="0")
-
-    def bind(self, weights: Iterable[Weight]) -> Self:
-        return dataclasses.replace(self, rank=bound_rank(self.name, self.rank, weights))
 
     def entries(self, weight: Weight) -> int:
         """K, at least 1."""

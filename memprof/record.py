@@ -48,6 +48,31 @@ class Formula(Memory):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class History:
+    """Bytes alive through one ordinary step, at some of its instants: columns of one length.
+
+    The categories sum at their highest to the witness's `peak` and at the last instant to its `steady`.
+    """
+
+    events: int
+    """allocations and frees of the whole step"""
+    event: tuple[int, ...]
+    """how many of them each instant comes after: 0 first, `events` last"""
+    phase: tuple[str, ...]
+    param: tuple[int, ...]
+    grad: tuple[int, ...]
+    optimizer_state: tuple[int, ...]
+    activation: tuple[int, ...]
+    extra: tuple[int, ...]
+
+    @property
+    def total(self) -> list[int]:
+        """Bytes alive at each instant."""
+        columns = (getattr(self, name) for name in schema.PARTS)
+        return [sum(parts) for parts in zip(*columns, strict=True)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Trace(Memory):
     """By running the step on meta tensors under the ledger."""
 
@@ -55,6 +80,8 @@ class Trace(Memory):
     extra_by_maker: dict[str, int] = field(default_factory=dict)
     """bytes of `extra` by the operation that made them, largest first: a workspace has its name here"""
     reserved: int | None = None
+    timeline: History | None = None
+    """stored with a run, left out of documents: it is larger than all the rest"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,8 +151,12 @@ class Record:
         key = max(gaps, key=lambda name: abs(gaps[name]))
         return key, gaps[key]
 
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self) | {"flags": list(self.flags)}
+    def to_dict(self, *, timeline: bool = False) -> dict[str, Any]:
+        """As JSON has it; a trace's timeline is null unless asked for."""
+        data = asdict(self) | {"flags": list(self.flags)}
+        if data["trace"] is not None and not timeline:
+            data["trace"]["timeline"] = None
+        return data
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
@@ -163,6 +194,9 @@ def _witness(kind: type[Any], data: Mapping[str, Any] | None) -> Any:
     values = dict(data)
     if values.get("examples_per_second") is not None:
         values["examples_per_second"] = Interval(**values["examples_per_second"])
+    if values.get("timeline") is not None:
+        columns = {key: tuple(v) if isinstance(v, list) else v for key, v in values["timeline"].items()}
+        values["timeline"] = History(**cast(Any, columns))
     return kind(**values)
 
 

@@ -17,7 +17,7 @@ from memprof.record import SCHEMA_VERSION, Record
 
 RECORDS = "records.jsonl"
 MAX_FILE = 2**28
-"""bytes of a stored run; a record takes about 4,000"""
+"""bytes of a stored run; a record takes about 20,000"""
 _log = logging.getLogger(__name__)
 
 

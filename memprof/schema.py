@@ -7,7 +7,8 @@ compared and shown, and nothing behind it looks again.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
+from itertools import pairwise
 from typing import Any, cast
 
 MAX_BYTES = 2**63
@@ -16,6 +17,8 @@ MAX_DEPTH = 4
 """how deep a scenario may nest; ours has a shape, and hyperparameters with tuples"""
 PARTS = ("param", "grad", "optimizer_state", "activation", "extra")
 """the keys of `peak_by_category`"""
+MAX_INSTANTS = 240
+"""columns of a timeline are at most so long: about twenty kilobytes as JSON"""
 
 
 def check_record(data: Mapping[str, Any], statuses: Collection[str]) -> None:
@@ -46,6 +49,8 @@ def check_witness(data: Mapping[str, Any], known: Collection[str], optional: Col
     if data.get("refresh_peak") is not None and not _is_size(data["refresh_peak"]):
         raise ValueError("refresh_peak must be an integer of bytes or null")
     _check_parts(data["peak_by_category"], data["peak"])
+    if data.get("timeline") is not None:
+        _check_timeline(data["timeline"], data["peak"], data["steady"])
     for name, test in _KINDS.items():
         if name in data and not test(data[name]) and not (data[name] is None and name in optional):
             raise ValueError(f"{name} is not what the schema says")
@@ -56,6 +61,31 @@ def _check_parts(parts: object, peak: int) -> None:
         raise ValueError(f"peak_by_category must give bytes for {', '.join(PARTS)}")
     if sum(parts.values()) != peak:
         raise ValueError(f"peak_by_category sums to {sum(parts.values())} and the peak is {peak}")
+
+
+def _check_timeline(timeline: object, peak: int, steady: int) -> None:
+    """Columns of one length, instants in order, and the same peak and steady state as the witness has."""
+    columns = ("event", "phase", *PARTS)
+    if not isinstance(timeline, dict) or set(timeline) != {"events", *columns} or not _is_size(timeline["events"]):
+        raise ValueError(f"a timeline must have events and the columns {', '.join(columns)}")
+    if not all(isinstance(timeline[name], list | tuple) for name in columns):
+        raise ValueError("a timeline's columns must be lists")
+    lengths = {len(timeline[name]) for name in columns}
+    if len(lengths) != 1 or not 0 < lengths.pop() <= MAX_INSTANTS:
+        raise ValueError(f"a timeline's columns must be of one length, from 1 to {MAX_INSTANTS}")
+    sizes = [timeline[name] for name in ("event", *PARTS)]
+    if not all(map(_is_text, timeline["phase"])) or not all(_is_size(value) for column in sizes for value in column):
+        raise ValueError("a timeline must hold names of phases and integers of bytes")
+    _check_order(timeline["event"], timeline["events"])
+    totals = [sum(parts) for parts in zip(*sizes[1:], strict=True)]
+    if (max(totals), totals[-1]) != (peak, steady):
+        raise ValueError(f"the timeline has peak {max(totals)} and ends with {totals[-1]}, the witness says otherwise")
+
+
+def _check_order(instants: Sequence[int], events: int) -> None:
+    rising = all(one < other for one, other in pairwise(instants))
+    if not rising or (instants[0], instants[-1]) != (0, events):
+        raise ValueError("a timeline's events must rise from 0 to their number")
 
 
 def _bounded(digits: str) -> int:

@@ -91,7 +91,7 @@ class RunStore:
     def append(self, record: Record) -> None:
         """One line, on the disk when this returns."""
         with disk(self.path):
-            self._write(record.to_dict())
+            self._write(record.to_dict(timeline=True))
 
     def load(self) -> list[Record]:
         return load(self.path)

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 import torch
 
+from memprof.history import history
 from memprof.ledger import Ledger
 from memprof.llama import LlamaForCausalLM
 from memprof.record import Trace
@@ -76,4 +77,5 @@ def _read(ledger: Ledger, refresh_peak: int | None) -> Trace:
         peak_by_category=peak.by_category,
         steady=sum(after.values()),
         refresh_peak=refresh_peak,
+        timeline=history(timeline, ledger.start),
     )

@@ -17,7 +17,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
     frozenset(layer.split())
     for layer in (
         "errors",
-        "units lock interrupt durable setting schema record difference method timeline walk",
+        "units lock interrupt durable setting schema record difference method timeline history walk",
         "shapes",
         "scenario model_config",
         "optimizer",

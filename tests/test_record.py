@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memprof.errors import MemprofError
-from memprof.record import Formula, Interval, Measured, Record, Trace, document, measured_from_dict
+from memprof.record import Formula, History, Interval, Measured, Record, Trace, document, measured_from_dict
 
 PARTS = {"param": 5, "grad": 4, "optimizer_state": 3, "activation": 2, "extra": 1}
 MEMORY: dict[str, Any] = {**PARTS, "peak": 15, "peak_phase": "backward", "peak_by_category": PARTS, "steady": 8}
@@ -32,6 +32,53 @@ RECORD = Record(
 def test_json_round_trip() -> None:
     for record in (RECORD, replace(RECORD, formula=None, trace=None, measured=None, status="oom", reason="too large")):
         assert Record.from_dict(json.loads(json.dumps(record.to_dict()))) == record
+
+
+def with_timeline(**columns: Any) -> Record:
+    """The record with a timeline of two instants, at the peak and between two steps."""
+    sizes = {name: (size, size if name in ("param", "optimizer_state") else 0) for name, size in PARTS.items()}
+    made: dict[str, Any] = {"events": 7, "event": (0, 7), "phase": ("backward", "optimizer"), **sizes, **columns}
+    assert RECORD.trace is not None
+    return replace(RECORD, trace=replace(RECORD.trace, timeline=History(**made)))
+
+
+def test_a_timeline_is_stored_and_kept_out_of_documents() -> None:
+    record = with_timeline()
+    assert Record.from_dict(json.loads(json.dumps(record.to_dict(timeline=True)))) == record
+    assert json.loads(document([record], {})) == json.loads(document([RECORD], {}))
+    assert Record.from_dict(record.to_dict()) == RECORD
+
+
+@pytest.mark.parametrize(
+    ("columns", "said"),
+    [
+        ({"event": (0, 8)}, "must rise"),
+        ({"event": (1, 7)}, "must rise"),
+        ({"event": (0,)}, "one length"),
+        ({"event": (0, 7.5)}, "integers of bytes"),
+        ({"phase": ("backward", 3)}, "names of phases"),
+        ({"phase": "ab"}, "lists"),
+        ({"param": {}}, "lists"),
+        ({"events": 2**64}, "events"),
+        ({"param": (5, -5)}, "integers of bytes"),
+        ({"param": (6, 5)}, "peak 16"),
+        ({"grad": (4, 1)}, "ends with 9"),
+        ({name: (0,) * 241 for name in ("event", "phase", *PARTS)}, "one length"),
+        ({name: () for name in ("event", "phase", *PARTS)}, "one length"),
+    ],
+)
+def test_a_timeline_that_makes_no_sense_is_refused(columns: dict[str, Any], said: str) -> None:
+    data = json.loads(json.dumps(with_timeline(**columns).to_dict(timeline=True)))
+    with pytest.raises(MemprofError, match=said):
+        Record.from_dict(data)
+
+
+@pytest.mark.parametrize("timeline", [3, [], {}, {"events": 1}])
+def test_a_timeline_that_is_none_is_refused(timeline: Any) -> None:
+    data = RECORD.to_dict()
+    data["trace"]["timeline"] = timeline
+    with pytest.raises(MemprofError, match="a timeline must have"):
+        Record.from_dict(data)
 
 
 def test_document_gives_the_same_bytes() -> None:

@@ -36,6 +36,7 @@ _NESTED = {
     "examples_per_second": ("median", "low", "high"),
 }
 """keys whose values are mappings, each with the entries that always have a column"""
+_NO_FIGURE = "timeline"
 _IDENTITY = ("id", "model", "method", "status", "reason", "flags")
 
 
@@ -126,7 +127,7 @@ def _spread(prefix: str, values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]
     for key, value in values.items():
         if isinstance(value, Mapping):
             yield from _spread(f"{prefix}_{key}", value)
-        else:
+        elif key != _NO_FIGURE:
             yield f"{prefix}_{key}", _cell(value)
 
 
@@ -138,6 +139,6 @@ def _witness_keys() -> Iterator[str]:
     """Columns that are there whatever ran, so that two runs' files have the same ones."""
     witnesses: dict[str, type[Memory]] = {"formula": Formula, "trace": Trace, "measured": Measured}
     for name, kind in witnesses.items():
-        for spec in fields(kind):
+        for spec in (each for each in fields(kind) if each.name != _NO_FIGURE):
             inner = _NESTED.get(spec.name)
             yield from [f"{name}_{spec.name}_{key}" for key in inner] if inner else [f"{name}_{spec.name}"]

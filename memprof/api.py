@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import platform
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -25,14 +26,14 @@ from memprof.scenario import DEVICE_CHOICES, ITEMSIZE, KERNEL_CHOICES, Scenario
 from memprof.shapes import LlamaShape, get_shape, override
 from memprof.step import TORCH_DTYPE
 
-DEFAULT_BATCH = 8
+DEFAULT_BATCH, DEFAULT_SEQ_LEN = 8, 256
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-PLAN_FIELDS = ("rank", "dtype", "kernels", "device", "vocab_size", "num_layers", "batch_size")
-SCENARIO_FIELDS = ("accumulation", "seq_len", "checkpointing", "loss_chunks", "clip_grad_norm", "seed")
+PLAN_FIELDS = ("rank", "dtype", "kernels", "device", "vocab_size", "num_layers", "batch_size", "seq_len")
+SCENARIO_FIELDS = ("accumulation", "checkpointing", "loss_chunks", "clip_grad_norm", "seed")
 
 
 class Records(list[Record]):
@@ -66,16 +67,20 @@ def plan(
     models: Sequence[str],
     methods: Sequence[str | Method],
     *,
-    rank: int | None = None,
+    rank: int | Sequence[int] | None = None,
     dtype: str = "bf16",
     kernels: str | None = None,
     device: str | None = None,
     vocab_size: int | None = None,
     num_layers: int | None = None,
     batch_size: int | Sequence[int] = DEFAULT_BATCH,
+    seq_len: int | Sequence[int] = DEFAULT_SEQ_LEN,
     **fields: Any,
 ) -> list[Scenario]:
-    """Every model with every method and batch, once, checked before anything runs. `device` None: not measured."""
+    """Every model with every method, rank, batch and sequence length, once, checked before anything runs.
+
+    `device` None: not measured. A method without a rank, or with one of its own, is one cell whatever `rank` sweeps.
+    """
     if dtype not in ITEMSIZE:
         raise MemprofError(f"unknown dtype {dtype!r}; choose from {', '.join(ITEMSIZE)}")
     for name in fields:
@@ -84,15 +89,21 @@ def plan(
                 f"unknown field {shown(name)!r}; choose from {', '.join((*PLAN_FIELDS, *SCENARIO_FIELDS))}"
             )
     chosen = choose_kernels(kernels, device, dtype)
-    batches = [batch_size] if isinstance(batch_size, int) else batch_size
+    tokens = list(itertools.product(_several(batch_size), _several(seq_len)))
     scenarios: list[Scenario] = []
     for model in models:
         name, shape = resolve_model(model, vocab_size=vocab_size, num_layers=num_layers)
-        for spec in methods:
-            method = resolve_method(spec, shape, ITEMSIZE[dtype], rank)
+        for spec, each in itertools.product(methods, _several(rank)):
+            method = resolve_method(spec, shape, ITEMSIZE[dtype], each)
             given = {"dtype": dtype, "kernels": chosen, "device": device, **fields}
-            scenarios += [Scenario(model=name, shape=shape, method=method, batch_size=b, **given) for b in batches]
+            cells = (given | {"batch_size": batch, "seq_len": length} for batch, length in tokens)
+            scenarios += [Scenario(model=name, shape=shape, method=method, **cell) for cell in cells]
     return list({scenario.id: scenario for scenario in scenarios}.values())
+
+
+def _several(value: Any) -> Sequence[Any]:
+    """What may be swept, as the values it takes."""
+    return value if isinstance(value, list | tuple) else [value]
 
 
 def choose_kernels(kernels: str | None, device: str | None, dtype: str) -> str:

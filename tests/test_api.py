@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,13 @@ def test_rank_goes_to_methods_that_have_one_and_were_given_none() -> None:
     assert resolve_method(GaLore(rank=4), shape, 2, 16).hyperparameters()["rank"] == 4
     assert resolve_method("galore", shape, 2).hyperparameters()["rank"] == 128 // 4
     assert "rank" not in resolve_method("adamw", shape, 2, 16).hyperparameters()
+
+
+def test_a_plan_sweeps_ranks_batches_and_lengths_and_has_each_cell_once() -> None:
+    """2 ranks x 2 batches x 3 lengths for GaLore; a rank of its own, and no rank, leave 2 x 3."""
+    cells = plan(["9m"], ["galore", "lora:rank=4", "adamw"], rank=[8, 16], batch_size=(1, 2), seq_len=[8, 16, 32])
+    assert Counter(cell.method.name for cell in cells) == {"galore": 12, "lora": 6, "adamw": 6}
+    assert len({cell.id for cell in cells}) == len(cells)
 
 
 RANKED = [name for name, kind in METHODS.items() if kind().hyperparameters().get("rank", 0) is None]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import Annotated
 
 import typer
 
-from memprof.errors import CellFailedError
+from memprof.errors import CellFailedError, shown
 
 
 class Witness(StrEnum):
@@ -22,10 +24,10 @@ SCENARIO, MEASURING, OUTPUT = "Scenario", "Measuring", "Output"
 def compare(
     model: Annotated[list[str], typer.Option(help="Named shape or path to a config.json; repeats.", rich_help_panel=SCENARIO)] = ["1b"],  # noqa: B006, E501
     method: Annotated[list[str] | None, typer.Option(help="name, or name:key=value,...; repeats; 'all'. [default: the core eight]", rich_help_panel=SCENARIO)] = None,  # noqa: E501
-    rank: Annotated[int | None, typer.Option(min=1, help="Rank, for methods that have one. [default: a quarter of the smallest treated side, at most 256]", rich_help_panel=SCENARIO)] = None,  # noqa: E501
-    batch_size: Annotated[list[int], typer.Option("--batch-size", "--batch", min=1, help="Sequences of a micro-batch; repeats.", rich_help_panel=SCENARIO)] = [8],  # noqa: B006, E501
+    rank: Annotated[list[str] | None, typer.Option(metavar="INTEGER[,...]", help="Rank, for methods that have one; 32,64,128 sweeps, as for the two below. [default: a quarter of the smallest treated side, at most 256]", rich_help_panel=SCENARIO)] = None,  # noqa: E501
+    batch_size: Annotated[list[str], typer.Option("--batch-size", "--batch", metavar="INTEGER[,...]", help="Sequences of a micro-batch.", rich_help_panel=SCENARIO)] = ["8"],  # noqa: B006, E501
     accumulation: Annotated[int, typer.Option(min=1, help="Micro-batches of an optimizer step.", rich_help_panel=SCENARIO)] = 1,  # noqa: E501
-    seq_len: Annotated[int, typer.Option("--seq-len", "--seq", min=1, help="Tokens of a sequence.", rich_help_panel=SCENARIO)] = 256,  # noqa: E501
+    seq_len: Annotated[list[str], typer.Option("--seq-len", "--seq", metavar="INTEGER[,...]", help="Tokens of a sequence.", rich_help_panel=SCENARIO)] = ["256"],  # noqa: B006, E501
     dtype: Annotated[str, typer.Option(help="bf16, fp16, fp32 or amp.", rich_help_panel=SCENARIO)] = "bf16",
     kernels: Annotated[str | None, typer.Option(help="What formula and trace stand for: cuda or cpu. [default: cuda, or the device measured on]", rich_help_panel=SCENARIO)] = None,  # noqa: E501
     vocab_size: Annotated[int | None, typer.Option(min=1, help="Override the model's vocabulary.", rich_help_panel=SCENARIO)] = None,  # noqa: E501
@@ -56,10 +58,10 @@ def compare(
         methods=method,
         measure=measure,
         device=device,
-        rank=rank,
-        batch_size=batch_size,
+        rank=swept("--rank", rank or []) or None,
+        batch_size=swept("--batch-size", batch_size),
         accumulation=accumulation,
-        seq_len=seq_len,
+        seq_len=swept("--seq-len", seq_len),
         dtype=dtype,
         kernels=kernels,
         vocab_size=vocab_size,
@@ -75,3 +77,13 @@ def compare(
     records = session.run(view, steps=steps, timeout=timeout, max_fraction=max_fraction)
     if any(record.status != "ok" for record in records):
         raise typer.Exit(CellFailedError.exit_code)
+
+
+def swept(option: str, given: Sequence[str]) -> list[int]:
+    """The whole numbers of an option that repeats and takes comma lists, each once."""
+    texts = [part.strip() for text in given for part in text.split(",")]
+    for text in texts:
+        if not re.fullmatch(r"0*[1-9]\d{0,8}", text, re.ASCII):
+            message = f"{shown(text)!r} is no whole number of at least 1; write 64, or 32,64,128 to sweep"
+            raise typer.BadParameter(message, param_hint=option)
+    return list(dict.fromkeys(int(text) for text in texts))

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +127,9 @@ def test_cuda_that_is_not_there(memprof_main: Main, monkeypatch: pytest.MonkeyPa
         (["--accumulation", "0"], "--accumulation"),
         (["--rank", "0"], "--rank"),
         (["--rank", "1.5"], "--rank"),
+        (["--rank", "8,,16"], "--rank"),
+        (["--rank", "8,0"], "'0'"),
+        (["--seq", "9" * 4301], "--seq"),
         (["--steps", "1"], "--steps"),
         (["--steps", "1000000000"], "--steps"),
         (["--timeout", "0"], "--timeout"),
@@ -142,6 +146,18 @@ def test_what_typer_refuses_names_the_option(memprof_main: Main, arguments: list
     outcome = memprof_main("compare", "--model", "9m", *arguments)
     assert (outcome.code, outcome.out) == (2, "")
     assert says in outcome.err and "--help" in outcome.err and "Traceback" not in outcome.err
+
+
+def test_a_sweep_has_a_cell_for_each_value_and_rows_that_tell_them_apart(memprof_main: Main) -> None:
+    """Comma lists and repeats say the same; AdamW has no rank, so it is one cell for each batch and length."""
+    sizes = ("--method", "adamw", "--method", "galore", "--batch", "1,2", "--seq", "16", "--seq", "32")
+    outcome = memprof_main("compare", "--model", "9m", "--no-measure", *sizes, "--rank", "8,16", "--rank", "16")
+    assert outcome.code == 0
+    lines = outcome.out.splitlines()
+    assert len([line for line in lines if line.startswith("adamw batch_size=")]) == 4
+    for rank, batch, length in product((8, 16), (1, 2), (16, 32)):
+        label = f"galore rank={rank} batch_size={batch} seq_len={length} "
+        assert len([line for line in lines if line.startswith(label)]) == 1, label
 
 
 CONFIGS = {

@@ -62,10 +62,7 @@ class AdaMeMOptimizer(GaLoreOptimizer):
         PLAIN.update_weights(list(params), residuals, {**matrices, "weight_decay": 0.0})
 
     def update_others(self, params: list[Tensor], group: Group) -> None:
-        for p in params:
-            if not self.state[p]:
-                self.state[p] = PLAIN.new_state(p, p.shape)
-        PLAIN.update_weights(params, [self.state[p] for p in params], group)
+        PLAIN.update_plain(self.state, params, group)
 
 
 @dataclass(frozen=True, slots=True)

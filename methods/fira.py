@@ -54,9 +54,7 @@ class FiraOptimizer(ScalingOptimizer):
     """Fira on attention and MLP matrices, the authors' AdamW on the rest. state[p] also has the basis."""
 
     def __init__(self, model: nn.Module, method: Fira) -> None:
-        optimizer = {"lr": method.lr, "eps": method.eps, "weight_decay": method.weight_decay}
-        rank = known_rank(method.name, method.rank)
-        super().__init__(model, method, rank, method.update_gap, betas=method.betas, **optimizer)
+        super().__init__(model, method)
         self.scale, self.growth = method.scale, method.growth
 
     def refresh(self, p: Tensor, new: bool) -> None:

@@ -11,11 +11,10 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from memprof.method import known_rank
 from memprof.methods.parts.gradient_scaling import (
     SMALL,
-    Costs,
     ScalingOptimizer,
+    ScalingSettings,
     by_channel,
     factor_SR,
     limited,
@@ -28,15 +27,9 @@ from memprof.methods.parts.random_projection import draw_, next_seed
 from memprof.optimizer import Group
 
 
-class Settings(Costs, Protocol):
+class Settings(ScalingSettings, Protocol):
     """What the optimizer asks of a bound `Apollo`."""
 
-    @property
-    def name(self) -> str: ...
-    @property
-    def rank(self) -> int | None: ...
-    @property
-    def update_gap(self) -> int: ...
     @property
     def projection(self) -> str: ...
     @property
@@ -47,14 +40,6 @@ class Settings(Costs, Protocol):
     def scale(self) -> float: ...
     @property
     def growth(self) -> float: ...
-    @property
-    def lr(self) -> float: ...
-    @property
-    def betas(self) -> tuple[float, float]: ...
-    @property
-    def eps(self) -> float: ...
-    @property
-    def weight_decay(self) -> float: ...
 
 
 class ApolloOptimizer(ScalingOptimizer):
@@ -65,9 +50,7 @@ class ApolloOptimizer(ScalingOptimizer):
     """
 
     def __init__(self, model: nn.Module, method: Settings) -> None:
-        optimizer = {"lr": method.lr, "eps": method.eps, "weight_decay": method.weight_decay}
-        rank = known_rank(method.name, method.rank)
-        super().__init__(model, method, rank, method.update_gap, betas=method.betas, **optimizer)
+        super().__init__(model, method)
         self.method = method
         self.place = {p: i for i, p in enumerate((p for g in self.param_groups for p in g["params"]), start=1)}
 

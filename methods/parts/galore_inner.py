@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import ClassVar
+from collections.abc import MutableMapping, Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -53,6 +53,13 @@ class Inner(ABC):
     @abstractmethod
     def update_weights(self, params: list[Tensor], states: Sequence[State], group: Group) -> None:
         """Weights that are not projected."""
+
+    def update_plain(self, state_of: MutableMapping[Tensor, Any], params: list[Tensor], group: Group) -> None:
+        """The same with an optimizer's own states, made when a weight has its first gradient."""
+        for p in params:
+            if not state_of[p]:
+                state_of[p] = self.new_state(p, p.shape)
+        self.update_weights(params, [state_of[p] for p in params], group)
 
     @abstractmethod
     def state_bytes(self, shape: Sequence[int], itemsize: int) -> int:

@@ -17,17 +17,9 @@ from memprof.methods.parts.sides import Projection
 from memprof.optimizer import Group, KeepsDtypes, MatrixOptimizer
 
 
-class Settings(Protocol):
+class Settings(AdamWFields, Protocol):
     """What the optimizer asks of a bound `GaLore`."""
 
-    @property
-    def lr(self) -> float: ...
-    @property
-    def betas(self) -> tuple[float, float]: ...
-    @property
-    def eps(self) -> float: ...
-    @property
-    def weight_decay(self) -> float: ...
     @property
     def scale(self) -> float: ...
     @property
@@ -118,10 +110,7 @@ class GaLoreOptimizer(KeepsDtypes, MatrixOptimizer):
         return [views[start : start + len(ways)] for start in range(0, len(views), len(ways))]
 
     def update_others(self, params: list[Tensor], group: Group) -> None:
-        for p in params:
-            if not self.state[p]:
-                self.state[p] = self.inner.new_state(p, p.shape)
-        self.inner.update_weights(params, [self.state[p] for p in params], group)
+        self.inner.update_plain(self.state, params, group)
 
 
 def like_views(flat: Tensor, shapes: Sequence[Any]) -> list[Tensor]:

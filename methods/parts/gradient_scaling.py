@@ -59,10 +59,16 @@ def limited(norms_K: Tensor, limits: list[Tensor], growth: float) -> Tensor:
     return factors_K
 
 
-class Costs(Protocol):
-    """What the optimizer asks of a bound method, to see how many weights it may update together."""
+class ScalingSettings(AdamWFields, Protocol):
+    """What the optimizer asks of a bound method."""
 
     def formula(self, weight: Weight) -> Footprint: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def rank(self) -> int | None: ...
+    @property
+    def update_gap(self) -> int: ...
     def update_kind(self, weight: Weight) -> Hashable: ...
     def scratch_limit(self, weights: Iterable[Weight]) -> int: ...
 
@@ -75,20 +81,10 @@ class ScalingOptimizer(KeepsDtypes, MatrixOptimizer):
     decay after the update.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        method: Costs,
-        rank: int,
-        update_gap: int,
-        *,
-        lr: float,
-        betas: tuple[float, float],
-        eps: float,
-        weight_decay: float,
-    ) -> None:
-        super().__init__(model, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
-        self.rank, self.update_gap = rank, update_gap
+    def __init__(self, model: nn.Module, method: ScalingSettings) -> None:
+        super().__init__(model, lr=method.lr, betas=method.betas, eps=method.eps, weight_decay=method.weight_decay)
+        self.rank, self.update_gap = known_rank(method.name, method.rank), method.update_gap
+        self.inner = AdamWInner()
         self.scratch_of = {p: method.formula(weight).transient for p, weight in self.weight_of.items()}
         self.kind_of = {p: method.update_kind(weight) for p, weight in self.weight_of.items()}
         self.scratch_limit = method.scratch_limit(self.weight_of.values())
@@ -160,10 +156,7 @@ class ScalingOptimizer(KeepsDtypes, MatrixOptimizer):
         return [self.state[p]["limit"] for p in params]
 
     def update_others(self, params: list[Tensor], group: Group) -> None:
-        eps = torch_eps(group["eps"], group["betas"][1], group["step"] + 1)
-        super().update_others(params, {**group, "eps": eps, "weight_decay": 0.0})
-        if params and group["weight_decay"]:
-            torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
+        self.inner.update_plain(self.state, params, group)
 
 
 def step_size(group: Group) -> float:

@@ -122,7 +122,4 @@ class QGaLoreOptimizer(KeepsDtypes, MatrixOptimizer):
             p.addmm_(left, right, beta=keep, alpha=alpha)
 
     def update_others(self, params: list[Tensor], group: Group) -> None:
-        for p in params:
-            if not self.state[p]:
-                self.state[p] = self.inner.new_state(p, p.shape)
-        self.inner.update_weights(params, [self.state[p] for p in params], group)
+        self.inner.update_plain(self.state, params, group)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from memprof.method import Footprint, Weight, groups, known_rank, named_weights
 from memprof.methods.parts.divisors import Divided, divide, take_off_, update_vmeans_
+from memprof.methods.parts.fused_adamw import AdamWFields
 from memprof.methods.parts.lazy import HasLazySettings, LazyRefresh, first_vector
 from memprof.methods.parts.projection import basis_shape, is_tall, low_rank_shape, top_subspace
 from memprof.optimizer import Group, MethodOptimizer, Periodic, with_grad

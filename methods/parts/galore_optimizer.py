@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from memprof.method import Weight, groups
+from memprof.methods.parts.fused_adamw import AdamWFields
 from memprof.methods.parts.galore_inner import Inner
 from memprof.methods.parts.sides import Projection
 from memprof.optimizer import Group, KeepsDtypes, MatrixOptimizer

@@ -19,8 +19,9 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from memprof.method import Footprint, Weight, groups
-from memprof.methods.parts.galore_inner import torch_eps
+from memprof.method import Footprint, Weight, groups, known_rank
+from memprof.methods.parts.fused_adamw import AdamWFields
+from memprof.methods.parts.galore_inner import AdamWInner, torch_eps
 from memprof.methods.parts.projection import basis_shape, is_tall, top_subspace
 from memprof.optimizer import Group, KeepsDtypes, MatrixOptimizer, fused_adamw_, step_tensor
 
@@ -62,13 +63,13 @@ def limited(norms_K: Tensor, limits: list[Tensor], growth: float) -> Tensor:
 class ScalingSettings(AdamWFields, Protocol):
     """What the optimizer asks of a bound method."""
 
-    def formula(self, weight: Weight) -> Footprint: ...
     @property
     def name(self) -> str: ...
     @property
     def rank(self) -> int | None: ...
     @property
     def update_gap(self) -> int: ...
+    def formula(self, weight: Weight) -> Footprint: ...
     def update_kind(self, weight: Weight) -> Hashable: ...
     def scratch_limit(self, weights: Iterable[Weight]) -> int: ...
 

@@ -13,6 +13,8 @@ from typing import Any, cast
 
 MAX_BYTES = 2**63
 MAX_FIGURE = 1e300
+MAX_SPEED = 1e15
+"""examples per second"""
 MAX_DEPTH = 4
 """how deep a scenario may nest; ours has a shape, and hyperparameters with tuples"""
 PARTS = ("param", "grad", "optimizer_state", "activation", "extra")
@@ -31,11 +33,16 @@ def check_record(data: Mapping[str, Any], statuses: Collection[str]) -> None:
         raise ValueError("id, model, method and flags must be text")
     if not isinstance(scenario.get("hyperparameters", {}), dict):
         raise ValueError("hyperparameters must be a table")
-    if _is_deeper(scenario, MAX_DEPTH):
-        raise ValueError(f"the scenario nests deeper than {MAX_DEPTH}")
-    json.loads(json.dumps(scenario, allow_nan=False), parse_int=_bounded)  # it can be written and shown
+    check_plain(scenario, "scenario")
     if not isinstance(data["reason"], str | None):
         raise ValueError("the reason must be text or null")
+
+
+def check_plain(facts: object, name: str) -> None:
+    """Raise `ValueError` unless they can be written and shown: no deep nest, no number that JSON does not know."""
+    if _is_deeper(facts, MAX_DEPTH):
+        raise ValueError(f"the {name} nests deeper than {MAX_DEPTH}")
+    json.loads(json.dumps(facts, allow_nan=False), parse_int=_bounded)
 
 
 def check_witness(data: Mapping[str, Any], known: Collection[str], optional: Collection[str]) -> None:
@@ -139,7 +146,7 @@ def _is_interval(value: object) -> bool:
         or not all(map(_is_number, value.values()))
     ):
         return False
-    return bool(0 < value["low"] <= value["median"] <= value["high"])
+    return bool(0 < value["low"] <= value["median"] <= value["high"] <= MAX_SPEED)
 
 
 _KINDS: dict[str, Callable[[object], bool]] = {

@@ -228,6 +228,7 @@ def test_any_json_but_a_record_is_refused(value: Any) -> None:
         ("examples_per_second", {"median": 1.0, "low": 1.5, "high": 2.0}),
         ("examples_per_second", {"median": 1.0, "low": 0, "high": 2.0}),
         ("examples_per_second", {"median": True, "low": True, "high": True}),
+        ("examples_per_second", {"median": 1.0, "low": 1.0, "high": 1e16}),
         ("examples_per_second", {"median": 1.0, "low": 1.0, "high": 1.0, "mean": 1.0}),
         ("tokens_per_second", -1.0),
         ("joules_per_example", -1.0),

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 
 from memprof.catalogue import CORE, get_method
+from memprof.counting import get_counting
 from memprof.device import has_cuda
 from memprof.errors import MemprofError, UnsupportedError, shown
 from memprof.headroom import MAX_FRACTION, outgrown
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 
 PLAN_FIELDS = ("rank", "dtype", "kernels", "device", "vocab_size", "num_layers", "batch_size", "seq_len")
-SCENARIO_FIELDS = ("accumulation", "checkpointing", "loss_chunks", "clip_grad_norm", "seed")
+SCENARIO_FIELDS = ("accumulation", "checkpointing", "loss_chunks", "clip_grad_norm", "counting", "seed")
 
 
 class Records(list[Record]):
@@ -89,6 +90,7 @@ def plan(
                 f"unknown field {shown(name)!r}; choose from {', '.join((*PLAN_FIELDS, *SCENARIO_FIELDS))}"
             )
     chosen = choose_kernels(kernels, device, dtype)
+    vocab_size = vocab_size or get_counting(fields.get("counting", "memprof")).vocab_size
     tokens = list(itertools.product(_several(batch_size), _several(seq_len)))
     scenarios: list[Scenario] = []
     for model in models:

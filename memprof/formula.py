@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+from memprof.counting import Counting, get_counting, sequence_activation
 from memprof.instants import LayerCosts, ModelCosts, activation_bytes, backward_walk
 from memprof.method import Footprint, Method, Role, Weight, groups
 from memprof.record import Formula
 from memprof.scenario import Scenario
-from memprof.timeline import EXTRA, OPTIMIZER, OPTIMIZER_STATE, PARAM, REFRESH
+from memprof.timeline import ACTIVATION, EXTRA, GRAD, OPTIMIZER, OPTIMIZER_STATE, PARAM, REFRESH
 from memprof.walk import Instant
 
+NO_PHASE = "sum"
+"""the phase of a peak that a paper's counting adds up"""
 
-def formula(scenario: Scenario) -> Formula:
-    """What the scenario's step costs by the method's formula and the model's closed forms."""
+
+def formula(scenario: Scenario, counting: Counting | None = None) -> Formula:
+    """What the scenario's step costs by the method's formula and the model's closed forms, by the scenario's counting
+    or another one."""
+    counting = get_counting(scenario.counting) if counting is None else counting
     weights = scenario.weights()
     method = scenario.method.bind(weights)
     costs = [method.formula(weight) for weight in weights]
+    if counting.is_a_sum:
+        return _sum(scenario, counting, weights, costs, method.shared())
     held = {
         PARAM: sum(cost.param for cost in costs),
         OPTIMIZER_STATE: sum(cost.optimizer_state for cost in costs) + method.shared(),
@@ -38,6 +46,36 @@ def formula(scenario: Scenario) -> Formula:
         refresh_peak=_refresh_peak(scenario, held, laid_out, scratch, costs),
         total=sum(held.values()) + grad + activation + max(weight.nbytes for weight in weights),
     )
+
+
+def _sum(scenario: Scenario, counting: Counting, weights: list[Weight], costs: list[Footprint], shared: int) -> Formula:
+    """A paper's accounting: categories counted its way and added up, which stands where a peak would."""
+    plain, largest = sum(weight.nbytes for weight in weights), max(weight.nbytes for weight in weights)
+    grad = sum(cost.grad for cost in costs)
+    state = sum(cost.optimizer_state - counting.left_out(cost.parts) for cost in costs)
+    counted = {
+        PARAM: counting.param(sum(cost.param for cost in costs), plain, grad),
+        GRAD: grad,
+        OPTIMIZER_STATE: state + shared,
+        ACTIVATION: _counted_activation(scenario, counting, lay_out(weights, costs)),
+        EXTRA: largest if counting.largest_tensor else 0,
+    }
+    total = sum(counted.values())
+    return Formula(
+        **counted,
+        peak=total,
+        peak_phase=NO_PHASE,
+        peak_by_category=counted,
+        peak_at="a sum over categories, no instant",
+        steady=counted[PARAM] + counted[OPTIMIZER_STATE],
+        total=total,
+    )
+
+
+def _counted_activation(scenario: Scenario, counting: Counting, costs: ModelCosts) -> int:
+    if counting.activation == "kept":
+        return activation_bytes(scenario, costs.layers)
+    return sequence_activation(scenario.shape, scenario.seq_len) if counting.activation == "one sequence" else 0
 
 
 def lay_out(weights: list[Weight], costs: list[Footprint]) -> ModelCosts:

@@ -9,8 +9,8 @@ import dataclasses
 import math
 import typing
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, ClassVar, Literal, Self, TypeVar
 
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 
 T = TypeVar("T")
+BASIS, BLOCK_MEANS, STEP = "basis", "block means", "step counts"
+"""parts of an optimizer's state that papers count in different ways: what maps between a subspace and a weight, second
+moments that a block shares, step counts"""
 MAX_DEFAULT_RANK = 256
 HORIZON = 20_000
 """steps of a training, over which schedules are counted: as in "Approximations may be all you need" """
@@ -131,6 +134,8 @@ class Footprint:
     """the same in a step that refreshes or merges"""
     refresh_grad: int | None = None
     """`grad` in such a step, where it is another: a full-rank gradient, to take a new subspace from"""
+    parts: Mapping[str, int] = field(default_factory=dict)
+    """bytes of `optimizer_state` by name, of what papers count in different ways: BASIS, BLOCK_MEANS, STEP"""
 
 
 @dataclass(frozen=True, slots=True)

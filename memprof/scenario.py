@@ -7,6 +7,7 @@ import json
 import math
 from dataclasses import dataclass
 
+from memprof.counting import get_counting
 from memprof.errors import MemprofError, UnsupportedError
 from memprof.method import Method, Weight
 from memprof.shapes import LlamaShape
@@ -54,6 +55,7 @@ class Scenario:
                 f"batch_size {self.batch_size} x seq_len {self.seq_len} is out of range; "
                 f"a micro-batch holds at most {MAX_TOKENS} tokens"
             )
+        get_counting(self.counting)
         if self.dtype not in ITEMSIZE:
             raise MemprofError(f"unknown dtype {self.dtype!r}; choose from {', '.join(ITEMSIZE)}")
         if isinstance(self.seed, bool) or not isinstance(self.seed, int) or not 0 <= self.seed < 2**63:
@@ -76,7 +78,6 @@ class Scenario:
             "checkpointing": self.checkpointing,
             f"loss_chunks {self.loss_chunks}": self.loss_chunks != 1,
             f"clip_grad_norm {self.clip_grad_norm}": self.clip_grad_norm is not None,
-            f"counting {self.counting!r}": self.counting != "memprof",
         }
         for what, refused in refusals.items():
             if refused:

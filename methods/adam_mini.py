@@ -30,7 +30,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from memprof.method import Footprint, Method, Role, Weight, groups, largest_nbytes, named_weights
+from memprof.method import BLOCK_MEANS, Footprint, Method, Role, Weight, groups, largest_nbytes, named_weights
 from memprof.methods.parts.block_means import add_mean_squares_, divide_
 from memprof.optimizer import PIECE, Group, KeepsDtypes, MethodOptimizer, mixed_adamw_, step_tensor, with_grad
 from memprof.setting import setting
@@ -191,5 +191,6 @@ class AdamMini(Method):
             param=weight.nbytes,
             grad=weight.nbytes,
             optimizer_state=width * (n + blocks),
+            parts={} if is_elementwise(weight, self.partition) else {BLOCK_MEANS: width * blocks},
             transient=transient,
         )

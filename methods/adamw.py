@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from memprof.errors import MemprofError
-from memprof.method import Footprint, Method, Weight
+from memprof.method import STEP, Footprint, Method, Weight
 from memprof.methods.parts.fused_adamw import FusedAdamW
 from memprof.optimizer import PIECE, mixed_adamw_
 from memprof.setting import setting
@@ -87,5 +87,6 @@ class AdamW(Method):
             param=weight.nbytes,
             grad=weight.nbytes,
             optimizer_state=2 * weight.numel * itemsize + STEP_BYTES,
+            parts={STEP: STEP_BYTES},
             transient=0 if itemsize == weight.itemsize else COPY_BYTES * min(weight.numel, PIECE),
         )

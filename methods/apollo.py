@@ -35,6 +35,7 @@ from torch import nn
 
 from memprof.errors import MemprofError
 from memprof.method import (
+    BASIS,
     Footprint,
     Method,
     RankedMethod,
@@ -113,6 +114,7 @@ class Apollo(RankedMethod):
             param=weight.nbytes,
             grad=weight.nbytes,
             optimizer_state=state_bytes(weight, rank) + basis,
+            parts={BASIS: basis},
             transient=2 * (rank * long + (long if self.scale_type == "channel" else 1)) * e,
             refresh=refresh_bytes(weight, rank) if self.projection == "svd" else 0,
         )

@@ -27,7 +27,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from memprof.method import Footprint, Weight, known_rank
+from memprof.method import STEP, Footprint, Weight, known_rank
 from memprof.methods.adamw import STEP_BYTES, AdamW
 from memprof.methods.lora import LoRA, LoRALinear
 from memprof.methods.low_rank import factor_bytes
@@ -167,6 +167,7 @@ class DoRA(LoRA):
             param=weight.nbytes + trained + rows * max(NORM_ITEMSIZE, e),
             grad=trained,
             optimizer_state=2 * trained + 3 * STEP_BYTES,
+            parts={STEP: 3 * STEP_BYTES},
             saved_per_token=(rank + rows) * e,
             saved=rows * e,
             backward=ScaledProductBackward(output=rows * e, hidden=rank * e),

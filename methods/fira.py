@@ -33,7 +33,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from memprof.method import Footprint, RankedMethod, Weight, bound_rank, known_rank, largest_nbytes, named_weights
+from memprof.method import BASIS, Footprint, RankedMethod, Weight, bound_rank, known_rank, largest_nbytes, named_weights
 from memprof.methods.parts.gradient_scaling import (
     SMALL,
     ScalingOptimizer,
@@ -144,6 +144,7 @@ class Fira(RankedMethod):
             param=weight.nbytes,
             grad=weight.nbytes,
             optimizer_state=rank * min(weight.shape) * e + state_bytes(weight, rank),
+            parts={BASIS: rank * min(weight.shape) * e},
             transient=2 * rank * long * e + (3 * long + 2) * w,
             refresh=refresh_bytes(weight, rank),
         )

@@ -31,7 +31,7 @@ from typing import ClassVar, Literal
 
 from torch import nn
 
-from memprof.method import Footprint, RankedMethod, Weight, bound_rank, known_rank, largest_nbytes, named_weights
+from memprof.method import BASIS, Footprint, RankedMethod, Weight, bound_rank, known_rank, largest_nbytes, named_weights
 from memprof.methods.adafactor import Adafactor
 from memprof.methods.parts.galore_compact import INNERS, make_inner
 from memprof.methods.parts.galore_inner import Inner
@@ -130,6 +130,7 @@ class GaLore(RankedMethod):
             param=weight.nbytes,
             grad=weight.nbytes,
             optimizer_state=bases + inner.state_bytes(way.low, weight.itemsize),
+            parts={BASIS: bases},
             transient=self.scratch(weight),
             refresh=way.refresh_bytes(weight),
         )

@@ -31,7 +31,17 @@ from typing import ClassVar
 
 from torch import nn
 
-from memprof.method import Footprint, RankedMethod, Weight, bound_rank, known_rank, largest_nbytes, named_weights
+from memprof.method import (
+    BASIS,
+    BLOCK_MEANS,
+    Footprint,
+    RankedMethod,
+    Weight,
+    bound_rank,
+    known_rank,
+    largest_nbytes,
+    named_weights,
+)
 from memprof.methods.adam_mini import num_blocks
 from memprof.methods.parts.divisors import COLUMNS, NONE, ROWS, SEEN
 from memprof.methods.parts.galore_mini_optimizer import GaLoreMiniOptimizer
@@ -102,6 +112,7 @@ class GaLoreMini(RankedMethod):
         if weight.is_matrix:
             bound_rank(self.name, rank, [weight])
         elements = rank * sum(weight.shape) if weight.is_matrix else weight.numel
+        basis = rank * min(weight.shape) * weight.itemsize if weight.is_matrix else 0
         divided = rank * weight.shape[0] if weight.is_matrix else weight.numel
         divided = {NONE: 0, SEEN: divided + rank}.get(self.divides(weight), divided)
         low = rank * max(weight.shape) if weight.is_matrix and self.approach == 1 else 0
@@ -109,6 +120,7 @@ class GaLoreMini(RankedMethod):
             param=weight.nbytes,
             grad=weight.nbytes,
             optimizer_state=(elements + blocks) * weight.itemsize,
+            parts={BASIS: basis, BLOCK_MEANS: blocks * weight.itemsize},
             transient=(low + blocks + divided) * weight.itemsize,
             refresh=refresh_bytes(weight, rank) if weight.is_matrix else 0,
         )

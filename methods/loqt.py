@@ -36,7 +36,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from memprof.method import Footprint, RankedMethod, Weight, known_rank, named_weights, replace_matrices
+from memprof.method import STEP, Footprint, RankedMethod, Weight, known_rank, named_weights, replace_matrices
 from memprof.methods.adamw import STEP_BYTES, AdamW
 from memprof.methods.parts import nf4
 from memprof.methods.parts.fused_adamw import FusedAdamW
@@ -148,6 +148,7 @@ class LoQT(RankedMethod):
             grad=factor,
             refresh_grad=weight.nbytes,
             optimizer_state=2 * factor + STEP_BYTES,
+            parts={STEP: STEP_BYTES},
             refresh=update_bytes(weight, rank, self.iterations),
             backward=QuantisedBackward(
                 weight=weight.nbytes,

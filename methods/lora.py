@@ -26,7 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from memprof.method import Footprint, RankedMethod, Weight, known_rank, named_weights, replace_matrices
+from memprof.method import STEP, Footprint, RankedMethod, Weight, known_rank, named_weights, replace_matrices
 from memprof.methods.adamw import STEP_BYTES, AdamW
 from memprof.methods.low_rank import ProductBackward, factor_bytes, factors
 from memprof.methods.parts.fused_adamw import FusedAdamW
@@ -115,6 +115,7 @@ class LoRA(RankedMethod):
             param=weight.nbytes + pair,
             grad=pair,
             optimizer_state=2 * (pair + STEP_BYTES),
+            parts={STEP: 2 * STEP_BYTES},
             saved_per_token=rank * weight.itemsize,
             backward=ProductBackward(
                 b_grad=rank * weight.shape[0] * weight.itemsize, scaled=self.alpha != rank, beside=True

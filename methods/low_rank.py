@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from memprof.method import Footprint, RankedMethod, Weight, known_rank, named_weights, replace_matrices
+from memprof.method import STEP, Footprint, RankedMethod, Weight, known_rank, named_weights, replace_matrices
 from memprof.methods.adamw import STEP_BYTES, AdamW
 from memprof.methods.parts.fused_adamw import FusedAdamW
 from memprof.setting import setting
@@ -147,6 +147,7 @@ class LowRank(RankedMethod):
             param=pair,
             grad=pair,
             optimizer_state=2 * (pair + STEP_BYTES),
+            parts={STEP: 2 * STEP_BYTES},
             saved_per_token=rank * weight.itemsize,
             backward=ProductBackward(b_grad=rank * weight.shape[0] * weight.itemsize),
         )

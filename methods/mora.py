@@ -25,7 +25,7 @@ from typing import ClassVar
 
 from torch import nn
 
-from memprof.method import Footprint, RankedMethod, Weight, known_rank, named_weights, replace_matrices
+from memprof.method import STEP, Footprint, RankedMethod, Weight, known_rank, named_weights, replace_matrices
 from memprof.methods.adamw import STEP_BYTES, AdamW
 from memprof.methods.parts.fused_adamw import FusedAdamW
 from memprof.methods.parts.mora_linear import MoRALinear, SquareBackward
@@ -88,6 +88,7 @@ class MoRA(RankedMethod):
             param=weight.nbytes + square + (width * e if turns else 0),
             grad=square,
             optimizer_state=2 * square + STEP_BYTES,
+            parts={STEP: STEP_BYTES},
             backward=SquareBackward(
                 grad_v=0 if rows == width else width * e,
                 copy=width * e if turns and width != columns else 0,

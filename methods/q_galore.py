@@ -27,7 +27,7 @@ from typing import ClassVar
 
 from torch import nn
 
-from memprof.method import Footprint, RankedMethod, Weight, bound_rank, known_rank, largest_nbytes, named_weights
+from memprof.method import BASIS, Footprint, RankedMethod, Weight, bound_rank, known_rank, largest_nbytes, named_weights
 from memprof.methods.parts.galore_compact import AdamW8bitInner
 from memprof.methods.parts.galore_inner import Inner
 from memprof.methods.parts.integer_basis import BasisStore
@@ -151,6 +151,7 @@ class QGaLore(RankedMethod):
             param=self.weight_store.param_bytes(weight),
             grad=weight.nbytes,
             optimizer_state=self.basis_store.state_bytes(rank * side, e) + side * e + moments,
+            parts={BASIS: self.basis_store.state_bytes(rank * side, e)},
             backward=self.weight_store.backward(weight),
             transient=max(self.scratch(weight)),
             refresh=self.basis_store.refresh_bytes(weight, rank),

@@ -26,7 +26,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from memprof.method import Footprint, RankedMethod, Weight, known_rank, named_weights, replace_matrices
+from memprof.method import STEP, Footprint, RankedMethod, Weight, known_rank, named_weights, replace_matrices
 from memprof.methods.adamw import STEP_BYTES, AdamW
 from memprof.methods.low_rank import factor_bytes
 from memprof.methods.parts.fused_adamw import FusedAdamW
@@ -154,5 +154,6 @@ class SLTrain(RankedMethod):
             param=trained + INT64 * entries,
             grad=trained,
             optimizer_state=2 * trained + 3 * STEP_BYTES,
+            parts={STEP: 3 * STEP_BYTES},
             backward=DenseBackward(weight=weight.nbytes),
         )

@@ -62,7 +62,6 @@ def test_what_identifies_a_scenario_is_all_of_it() -> None:
         ({"checkpointing": True}, "checkpointing"),
         ({"loss_chunks": 4}, "loss_chunks 4"),
         ({"clip_grad_norm": 1.0}, "clip_grad_norm 1.0"),
-        ({"counting": "paper"}, "counting 'paper'"),
     ],
 )
 def test_what_the_step_does_not_do_is_refused(fields: dict[str, Any], named: str) -> None:

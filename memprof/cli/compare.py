@@ -35,6 +35,7 @@ def compare(
     checkpointing: Annotated[bool, typer.Option("--checkpointing", help="Activation checkpointing.", rich_help_panel=SCENARIO)] = False,  # noqa: E501
     loss_chunks: Annotated[int, typer.Option(min=1, help="Pieces in which the loss is computed.", rich_help_panel=SCENARIO)] = 1,  # noqa: E501
     clip_grad_norm: Annotated[float | None, typer.Option(help="Clip gradients to this norm.", rich_help_panel=SCENARIO)] = None,  # noqa: E501
+    counting: Annotated[str, typer.Option(help="How the formula counts: memprof, or a paper's way, such as paper:approximations.", rich_help_panel=SCENARIO)] = "memprof",  # noqa: E501
     seed: Annotated[int, typer.Option(min=0, help="Seed of weights and data.", rich_help_panel=SCENARIO)] = 0,
     measure: Annotated[bool | None, typer.Option("--measure/--no-measure", help="Take real steps too. [default: when CUDA is there]", rich_help_panel=MEASURING)] = None,  # noqa: E501
     device: Annotated[str | None, typer.Option(help="Where to measure: cuda or cpu.", rich_help_panel=MEASURING)] = None,  # noqa: E501
@@ -69,10 +70,12 @@ def compare(
         checkpointing=checkpointing,
         loss_chunks=loss_chunks,
         clip_grad_norm=clip_grad_norm,
+        counting=counting,
         seed=seed,
     )
+    shown_by = by or (Witness.FORMULA if counting != "memprof" else None)  # a paper's counting is the formula's
     view = View.of(
-        by=by, unit=unit, fits=fits, json=json, output=output, force=force, resume=resume, retry_oom=retry_oom
+        by=shown_by, unit=unit, fits=fits, json=json, output=output, force=force, resume=resume, retry_oom=retry_oom
     )
     records = session.run(view, steps=steps, timeout=timeout, max_fraction=max_fraction)
     if any(record.status != "ok" for record in records):

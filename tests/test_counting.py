@@ -1,0 +1,114 @@
+"""Countings. Oracles: what optimizers really keep, by the names of their states; the totals that a paper prints."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+import torch
+
+from memprof import build_model, get_method
+from memprof.api import plan
+from memprof.catalogue import METHODS
+from memprof.counting import APPROXIMATIONS, COUNTINGS, GALORE, MEMPROF, Counting, get_counting
+from memprof.errors import MemprofError
+from memprof.formula import formula
+from memprof.method import BASIS, BLOCK_MEANS, STEP, named_weights
+from memprof.scenario import Scenario
+
+GIB = 2**30
+STATE_NAMES = {BASIS: "basis", BLOCK_MEANS: "vmean", STEP: "step"}
+"""how the optimizers' own states are called that make up each part"""
+
+
+def scenario(method: str = "adamw", **fields: Any) -> Scenario:
+    return plan(["350m"], [method], **({"rank": 256, "vocab_size": 32_100} | fields))[0]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_parts_are_what_the_optimizer_keeps_under_these_names(name: str) -> None:
+    model = build_model("9m", num_layers=1, vocab_size=64)
+    weights = [weight for weight, _ in named_weights(model)]
+    method = get_method(name).bind(weights)
+    optimizer = method.prepare(model)
+    tokens = torch.zeros(1, 4, dtype=torch.int64)
+    model(tokens, tokens).backward()
+    optimizer.step()
+    kept = dict.fromkeys(STATE_NAMES, 0)
+    for state in optimizer.state.values():
+        for key, value in state.items():
+            for part, prefix in STATE_NAMES.items():
+                if key.startswith(prefix) and isinstance(value, torch.Tensor):
+                    kept[part] += value.untyped_storage().nbytes()
+    footprints = [method.formula(weight) for weight in weights]
+    assert {part: sum(cost.parts.get(part, 0) for cost in footprints) for part in STATE_NAMES} == kept
+    assert all(sum(cost.parts.values()) <= cost.optimizer_state for cost in footprints)
+
+
+@pytest.mark.parametrize(
+    ("method", "total"), [("adamw", 3.11), ("galore", 2.26), ("galore-ef", 2.83), ("relora", 2.31)]
+)
+def test_a_paper_s_total_comes_out_to_its_last_digit(method: str, total: float) -> None:
+    """Totals that the text of "Approximations may be all you need" states, in GiB."""
+    counted = formula(scenario(method), APPROXIMATIONS)
+    assert round(counted.total / GIB, 2) == total
+    assert counted.peak == counted.total == sum(counted.peak_by_category.values())
+
+
+def test_one_sequence_is_counted_whatever_the_batch() -> None:
+    small, large = (formula(scenario(batch_size=batch), APPROXIMATIONS) for batch in (1, 48))
+    assert small.activation == large.activation == 24 * 256 * 1024 * (32 + 5 * 16 * 256 // 1024)
+
+
+def test_a_share_counts_that_much_of_a_part() -> None:
+    galore = scenario("galore")
+    whole = formula(galore, dataclasses.replace(APPROXIMATIONS, parts={})).optimizer_state
+    half = formula(galore, dataclasses.replace(APPROXIMATIONS, parts={BASIS: 0.5})).optimizer_state
+    none = formula(galore, dataclasses.replace(APPROXIMATIONS, parts={BASIS: 0.0})).optimizer_state
+    assert whole - half == half - none == 24 * (4 + 3) * 256 * 1024 * 2 // 2
+
+
+def test_trained_weights_count_twice_only_beside_frozen_ones() -> None:
+    lora, low_rank, adamw = (formula(scenario(name), GALORE).param for name in ("lora", "low-rank", "adamw"))
+    assert lora == adamw + low_rank
+    assert adamw == formula(scenario("adamw")).param
+
+
+def test_trainable_parameters_are_those_with_a_gradient() -> None:
+    counted = formula(scenario("relora"), dataclasses.replace(APPROXIMATIONS, params="trainable"))
+    assert counted.param == counted.grad < formula(scenario("relora")).param
+
+
+def test_a_scenario_is_counted_as_it_says_and_brings_its_vocabulary() -> None:
+    counted = scenario("galore", vocab_size=None, counting="paper:approximations")
+    assert counted.shape.vocab_size == 32_100
+    assert formula(counted) == formula(scenario("galore"), APPROXIMATIONS)
+    asked = scenario("galore", vocab_size=500, counting="paper:approximations")
+    assert asked.shape.vocab_size == 500
+
+
+def test_memprof_s_own_counting_has_instants_and_the_papers_have_none() -> None:
+    assert formula(scenario()).peak_phase in ("backward", "optimizer")
+    assert {formula(scenario(), each).peak_phase for each in COUNTINGS.values() if each.is_a_sum} == {"sum"}
+    assert get_counting("memprof") is MEMPROF
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"params": "some"}, "params 'some' is unknown"),
+        ({"activation": "all"}, "activation 'all' is unknown"),
+        ({"parts": {"projector": 0}}, "part 'projector' is unknown; choose from basis"),
+        ({"parts": {BASIS: 1.5}}, "basis at 1.5 is out of range"),
+    ],
+)
+def test_an_unknown_convention_is_refused(fields: dict[str, Any], said: str) -> None:
+    with pytest.raises(MemprofError, match=f"^counting: {said}"):
+        Counting(**fields)
+
+
+@pytest.mark.parametrize("name", ["paper", "paper:", "", None, 5, ["memprof"]])
+def test_an_unknown_counting_names_those_there_are(name: Any) -> None:
+    with pytest.raises(MemprofError, match="unknown counting .*choose from memprof, paper:approximations"):
+        get_counting(name)

@@ -27,7 +27,7 @@ place for 2000 steps. In pure fp16 s overflows where gradients are below 1e-5: u
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -38,28 +38,24 @@ from memprof.method import (
     BASIS,
     Footprint,
     Method,
-    RankedMethod,
     Weight,
     bound_rank,
     known_rank,
-    largest_nbytes,
     named_weights,
 )
 from memprof.methods.parts.apollo_optimizer import ApolloOptimizer
-from memprof.methods.parts.gradient_scaling import state_bytes
+from memprof.methods.parts.gradient_scaling import ScalingMethod, state_bytes
 from memprof.methods.parts.projection import refresh_bytes
 from memprof.optimizer import adamw_footprint
 from memprof.setting import setting
 
 
 @dataclass(frozen=True, slots=True)
-class Apollo(RankedMethod):
+class Apollo(ScalingMethod):
     """Gradient descent, each channel scaled as Adam scales it in a random subspace."""
 
     name: ClassVar[str] = "apollo"
     paper: ClassVar[str] = "arXiv:2412.05270"
-    treats: ClassVar[str] = "attention and MLP matrices; the rest is trained by AdamW"
-    update_scalars: ClassVar[int] = 4  # the step count, fp32, that the fused kernel reads
 
     rank: int | None = setting(
         None, "rank of the subspace; a quarter of the smallest side, at most 256", least=1, papers="a quarter; mini: 1"
@@ -86,13 +82,6 @@ class Apollo(RankedMethod):
 
     def prepare(self, model: nn.Module) -> ApolloOptimizer:
         return ApolloOptimizer(model, self.bind(weight for weight, _ in named_weights(model)))
-
-    def scratch_limit(self, weights: Iterable[Weight]) -> int:
-        return largest_nbytes(weights)
-
-    def update_kind(self, weight: Weight) -> Hashable:
-        """Their scratch is stacked by the longer side."""
-        return max(weight.shape)
 
     def refresh_steps(self, horizon: int) -> Sequence[int]:
         return range(0, horizon, self.update_gap)

@@ -26,16 +26,17 @@ back the rest of a matrix's gradient for 2000 steps.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from memprof.method import BASIS, Footprint, RankedMethod, Weight, bound_rank, known_rank, largest_nbytes, named_weights
+from memprof.method import BASIS, Footprint, Weight, bound_rank, known_rank, named_weights
 from memprof.methods.parts.gradient_scaling import (
     SMALL,
+    ScalingMethod,
     ScalingOptimizer,
     by_channel,
     factor_SR,
@@ -93,13 +94,11 @@ class FiraOptimizer(ScalingOptimizer):
 
 
 @dataclass(frozen=True, slots=True)
-class Fira(RankedMethod):
+class Fira(ScalingMethod):
     """GaLore that also uses what its subspace leaves out, scaled by channel as Adam scales what is inside."""
 
     name: ClassVar[str] = "fira"
     paper: ClassVar[str] = "arXiv:2410.01623"
-    treats: ClassVar[str] = "attention and MLP matrices; the rest is trained by AdamW"
-    update_scalars: ClassVar[int] = 4  # the step count, fp32, that the fused kernel reads
 
     rank: int | None = setting(
         None, "rank of the subspace; a quarter of the smallest side, at most 256", least=1, papers="a quarter"
@@ -116,13 +115,6 @@ class Fira(RankedMethod):
 
     def prepare(self, model: nn.Module) -> FiraOptimizer:
         return FiraOptimizer(model, self.bind(weight for weight, _ in named_weights(model)))
-
-    def scratch_limit(self, weights: Iterable[Weight]) -> int:
-        return largest_nbytes(weights)
-
-    def update_kind(self, weight: Weight) -> Hashable:
-        """Their scratch is stacked by the longer side."""
-        return max(weight.shape)
 
     def refresh_steps(self, horizon: int) -> Sequence[int]:
         return range(0, horizon, self.update_gap)

@@ -25,28 +25,27 @@ the rest wherever eps is below it.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from torch import nn
 
-from memprof.method import BASIS, Footprint, RankedMethod, Weight, bound_rank, known_rank, largest_nbytes, named_weights
+from memprof.method import BASIS, Footprint, Weight, bound_rank, known_rank, named_weights
 from memprof.methods.adafactor import Adafactor
 from memprof.methods.parts.galore_compact import INNERS, make_inner
-from memprof.methods.parts.galore_inner import Inner
+from memprof.methods.parts.galore_inner import Inner, InnerMethod
 from memprof.methods.parts.galore_optimizer import GaLoreOptimizer
 from memprof.methods.parts.sides import SIDES, Projection
 from memprof.setting import setting
 
 
 @dataclass(frozen=True, slots=True)
-class GaLore(RankedMethod):
+class GaLore(InnerMethod):
     """Low-rank gradients by projection on their top singular vectors, AdamW on them, full-rank weights."""
 
     name: ClassVar[str] = "galore"
     paper: ClassVar[str] = "arXiv:2403.03507"
-    treats: ClassVar[str] = "attention and MLP matrices; the rest is trained by the inner optimizer"
 
     rank: int | None = setting(
         None,
@@ -91,18 +90,6 @@ class GaLore(RankedMethod):
     @property
     def update_scalars(self) -> int:
         return self.inner_optimizer.scalars
-
-    def scratch_limit(self, weights: Iterable[Weight]) -> int:
-        """No more scratch than the largest weight has bytes; adafactor takes one weight at a time."""
-        limit = self.inner_optimizer.scratch_limit
-        return largest_nbytes(weights) if limit is None else limit
-
-    def update_kind(self, weight: Weight) -> Hashable:
-        return weight.is_matrix
-
-    def shared(self) -> int:
-        """The 8-bit maps."""
-        return self.inner_optimizer.shared
 
     def refresh_steps(self, horizon: int) -> Sequence[int]:
         return range(0, horizon, self.update_gap)

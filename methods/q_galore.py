@@ -21,15 +21,15 @@ Where this and the authors' code differ:
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import nn
 
-from memprof.method import BASIS, Footprint, RankedMethod, Weight, bound_rank, known_rank, largest_nbytes, named_weights
+from memprof.method import BASIS, Footprint, Weight, bound_rank, known_rank, named_weights
 from memprof.methods.parts.galore_compact import AdamW8bitInner
-from memprof.methods.parts.galore_inner import Inner
+from memprof.methods.parts.galore_inner import Inner, InnerMethod
 from memprof.methods.parts.integer_basis import BasisStore
 from memprof.methods.parts.integer_linear import WeightStore
 from memprof.methods.parts.integers import Integers
@@ -39,12 +39,11 @@ from memprof.setting import setting
 
 
 @dataclass(frozen=True, slots=True)
-class QGaLore(RankedMethod):
+class QGaLore(InnerMethod):
     """GaLore on integer weights, with an integer basis and a gap that grows."""
 
     name: ClassVar[str] = "q-galore"
     paper: ClassVar[str] = "arXiv:2407.08296"
-    treats: ClassVar[str] = "attention and MLP matrices; the rest is trained by the inner optimizer"
 
     rank: int | None = setting(None, "rank of the subspace; a quarter of the smallest side, at most 256", least=1)
     update_gap: int = setting(200, "steps from one subspace to the next, before the gap grows", least=1, papers="200")
@@ -100,18 +99,6 @@ class QGaLore(RankedMethod):
     @property
     def inner_optimizer(self) -> Inner:
         return AdamW8bitInner() if self.inner == "adamw-8bit" else CorrectedAdamW()
-
-    def scratch_limit(self, weights: Iterable[Weight]) -> int:
-        """No more scratch than the largest weight has bytes, or than the 8-bit update takes."""
-        limit = self.inner_optimizer.scratch_limit
-        return largest_nbytes(weights) if limit is None else limit
-
-    def update_kind(self, weight: Weight) -> Hashable:
-        return weight.is_matrix
-
-    def shared(self) -> int:
-        """The 8-bit maps."""
-        return self.inner_optimizer.shared
 
     def refresh_steps(self, horizon: int) -> Sequence[int]:
         """The schedule without laziness: an upper bound, because data decide when a gap grows."""

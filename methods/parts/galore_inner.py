@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Hashable, Iterable, MutableMapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from memprof.method import Footprint, Weight
+from memprof.method import Footprint, RankedMethod, Weight, largest_nbytes
 from memprof.optimizer import Group, adamw_footprint, fused_adamw_, step_tensor
 
 State = dict[str, Tensor]
@@ -72,6 +73,30 @@ class Inner(ABC):
     @abstractmethod
     def footprint(self, weight: Weight) -> Footprint:
         """Of a weight that is not projected."""
+
+
+@dataclass(frozen=True, slots=True)
+class InnerMethod(RankedMethod):
+    """A method around an inner optimizer, which says how much of an update may be done at once."""
+
+    treats: ClassVar[str] = "attention and MLP matrices; the rest is trained by the inner optimizer"
+
+    @property
+    @abstractmethod
+    def inner_optimizer(self) -> Inner:
+        """The optimizer inside the subspace, and of the other weights."""
+
+    def scratch_limit(self, weights: Iterable[Weight]) -> int:
+        """The inner optimizer's, or as much as the largest weight has bytes."""
+        limit = self.inner_optimizer.scratch_limit
+        return largest_nbytes(weights) if limit is None else limit
+
+    def update_kind(self, weight: Weight) -> Hashable:
+        return weight.is_matrix
+
+    def shared(self) -> int:
+        """The 8-bit maps."""
+        return self.inner_optimizer.shared
 
 
 def torch_eps(eps: float, beta2: float, step: int) -> float:

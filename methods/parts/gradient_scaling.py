@@ -14,12 +14,13 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Hashable, Iterable, Sequence
-from typing import Protocol
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from memprof.method import Footprint, Weight, groups, known_rank
+from memprof.method import Footprint, RankedMethod, Weight, groups, known_rank, largest_nbytes
 from memprof.methods.parts.fused_adamw import AdamWFields
 from memprof.methods.parts.galore_inner import AdamWInner, torch_eps
 from memprof.methods.parts.projection import basis_shape, is_tall, top_subspace
@@ -58,6 +59,21 @@ def limited(norms_K: Tensor, limits: list[Tensor], growth: float) -> Tensor:
     least = norms_K.new_full((), growth * SMALL)
     torch._foreach_copy_(limits, torch.addcmul(least, norms_K, factors_K, value=growth).unbind())
     return factors_K
+
+
+@dataclass(frozen=True, slots=True)
+class ScalingMethod(RankedMethod):
+    """A method whose matrices of one longer side are updated together."""
+
+    treats: ClassVar[str] = "attention and MLP matrices; the rest is trained by AdamW"
+    update_scalars: ClassVar[int] = 4  # the step count, fp32, that the fused kernel reads
+
+    def scratch_limit(self, weights: Iterable[Weight]) -> int:
+        return largest_nbytes(weights)
+
+    def update_kind(self, weight: Weight) -> Hashable:
+        """Their scratch is stacked by the longer side."""
+        return max(weight.shape)
 
 
 class ScalingSettings(AdamWFields, Protocol):

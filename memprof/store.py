@@ -17,8 +17,10 @@ from memprof.record import Record
 from memprof.resume import check_maker, check_scenarios
 from memprof.run_file import RECORDS, Maker, disk, load, mend, read_maker
 
-RENDERED = ("records.csv", "table.md", "memory.png", "memory.svg", "tradeoff.png", "tradeoff.svg")
-"""what `render` makes of them"""
+CHARTS = ("memory", "tradeoff", "timeline", "waterfall", "sweep", "agreement")
+PAGE = "report.html"
+RENDERED = ("records.csv", "table.md", *(f"{name}.{end}" for name in CHARTS for end in ("png", "svg")), PAGE)
+"""what `render` and `memprof report` make of them"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from memprof.durable import replace
+from memprof.errors import NothingToDoError
 from memprof.record import Record
 from memprof.report import charts, text
 
@@ -21,12 +22,23 @@ def write(
     fits: int | None = None,
     note: str = "",
 ) -> list[Path]:
-    """records.csv, table.md and the charts, each replaced whole or not at all."""
+    """records.csv, table.md and the charts that this run has, each replaced whole or not at all.
+
+    A chart that an earlier command drew and this one has nothing for is removed.
+    """
     table = text.markdown(records, by=by, unit=unit, fits=fits, note=note)
     written = [_save(folder / "records.csv", text.csv(records)), _save(folder / "table.md", table)]
-    for name, draw in charts.CHARTS.items():
-        figure = draw(records, by=by, unit=unit, note=note)
-        written += [_replace(folder / f"{name}.{end}", partial(charts.save, figure)) for end in ("png", "svg")]
+    for name, draw in (charts.CHARTS | charts.OCCASIONAL).items():
+        places = [folder / f"{name}.{end}" for end in ("png", "svg")]
+        try:
+            figure = draw(records, by=by, unit=unit, note=note)
+        except NothingToDoError:
+            if name in charts.CHARTS:
+                raise
+            for place in places:
+                place.unlink(missing_ok=True)
+            continue
+        written += [_replace(place, partial(charts.save, figure)) for place in places]
     return written
 
 

@@ -1,4 +1,4 @@
-"""Where each method's memory is at its worst instant, by category, as each witness saw it."""
+"""Where each method's memory is at its worst instant, by category; a bar for each witness that saw it otherwise."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch
 
 from memprof.errors import NothingToDoError
 from memprof.record import Memory, Record
@@ -27,36 +26,42 @@ BAR_INCHES = 0.19  # from one bar to the next
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """One witness's view of one method, at height `y`."""
+    """One view of one method, at height `y`; witnesses that agree to the byte share it."""
 
     y: float
-    witness: str
+    witnesses: tuple[str, ...]
     memory: Memory
+
+    @property
+    def name(self) -> str:
+        return " = ".join(self.witnesses)
 
 
 def memory_figure(records: Sequence[Record], *, by: str | None = None, unit: str = "GiB", note: str = "") -> Figure:
-    """Stacked bars, a group for each method; all witnesses that ran, or only `by`."""
+    """Stacked bars, a group for each method; all witnesses that ran and differ, or only `by`."""
     rows = make_rows(records, by=by)
     if not rows:
         raise NothingToDoError("there are no records to draw")
     witnesses = [name for name in ORDER if by in (None, name) and any(getattr(row.record, name) for row in rows)]
     facets = [[row for row in rows if row.model == model] for model in models(records)]
     with style.styled():
-        left, inner = _margin(rows, witnesses)
+        bars = [bar for row in rows for bar in _bars(row, witnesses, 0)]
+        apart = len({bar.witnesses for bar in bars}) > 1
+        left, inner = _margin(rows, bars if apart else [])
         heights = [sum(_space(row, witnesses) for row in facet) * BAR_INCHES for facet in facets]
-        said = _subtitle(rows, witnesses, unit, note)
+        said = [text for text in (scenario_line(records), _source(bars, apart, unit), note) if text]
         page = style.page(_title(rows, unit), said, heights, left=left, right=_right(rows, unit), legend=0.3)
         for axes, facet in zip(page.panels, facets, strict=True):
             _panel(axes, facet, witnesses, unit, inner)
             if len(facets) > 1:
                 axes.set_title(facet[0].model, loc="left", size=style.TEXT + 1, weight="bold", pad=5)
-        _legend(page)
+        style.legend(page, style.visible([bar.memory.peak_by_category for bar in bars]))
     return page.figure
 
 
-def _margin(rows: Sequence[Row], witnesses: Sequence[str]) -> tuple[float, float]:
-    """Inches left of the bars, and how much of it is for the witnesses' names."""
-    inner = max(text_width(name, SMALL) for name in witnesses) + 0.2 if len(witnesses) > 1 else 0.0
+def _margin(rows: Sequence[Row], named: Sequence[Bar]) -> tuple[float, float]:
+    """Inches left of the bars, and how much of it is for the names of the witnesses where bars bear them."""
+    inner = max((text_width(bar.name, SMALL) + 0.2 for bar in named), default=0.0)
     return EDGE + max(text_width(folded(row.label)) for row in rows) + inner + 0.1, inner
 
 
@@ -71,15 +76,27 @@ def _title(rows: Sequence[Row], unit: str) -> str:
     return f"{', '.join(models(row.record for row in rows))}: memory at the worst instant of a training step, {unit}"
 
 
-def _subtitle(rows: Sequence[Row], witnesses: Sequence[str], unit: str, note: str) -> list[str]:
+def _source(bars: Sequence[Bar], apart: bool, unit: str) -> str:
+    """The unit, and whose bars these are."""
     means = f"{unit} = {UNIT_MEANS[unit]} bytes; " if unit in UNIT_MEANS else ""
-    source = "bars: " + ", ".join(witnesses) if len(witnesses) > 1 else SPOKEN.get("".join(witnesses), "no witness ran")
-    return [text for text in (scenario_line([row.record for row in rows]), f"{means}{source}", note) if text]
+    if apart:
+        agreed = " (= where they agree to the byte)" if any(len(bar.witnesses) > 1 for bar in bars) else ""
+        heard = [name for name in ORDER if any(name in bar.witnesses for bar in bars)]
+        return f"{means}bars: {', '.join(heard)}{agreed}"
+    names = bars[0].witnesses if bars else ()
+    if len(names) > 1:
+        return f"{means}{' and '.join(names)} agree to the byte in every bar"
+    return f"{means}{SPOKEN.get(''.join(names), 'no witness ran')}"
 
 
 def _bars(row: Row, witnesses: Sequence[str], top: float) -> list[Bar]:
-    seen = [(name, getattr(row.record, name)) for name in witnesses if getattr(row.record, name) is not None]
-    return [Bar(top + index + 0.5, name, memory) for index, (name, memory) in enumerate(seen)]
+    views: dict[tuple[tuple[str, int], ...], list[str]] = {}
+    for name in witnesses:
+        memory = getattr(row.record, name)
+        if memory is not None:
+            views.setdefault(tuple(sorted(memory.peak_by_category.items())), []).append(name)
+    groups = enumerate(tuple(names) for names in views.values())
+    return [Bar(top + index + 0.5, names, getattr(row.record, names[0])) for index, names in groups]
 
 
 def _space(row: Row, witnesses: Sequence[str]) -> float:
@@ -142,16 +159,6 @@ def _axis(axes: Axes, rows: Sequence[Row], centres: list[float], bars: Sequence[
     axes.yaxis.remove_overlapping_locs = False  # the middle bar of three stands where its method's name does
     axes.set_yticks(centres, [folded(row.label) for row in rows])
     axes.tick_params(axis="y", which="major", length=0, pad=4 + inner * 72, labelcolor=style.INK)
-    axes.set_yticks([bar.y for bar in bars], [bar.witness for bar in bars], minor=True)
+    axes.set_yticks([bar.y for bar in bars], [bar.name for bar in bars], minor=True)
     axes.tick_params(axis="y", which="minor", length=0, labelsize=SMALL, labelcolor=style.MUTED)
     style.size_axis(axes, unit)
-
-
-def _legend(page: style.Page) -> None:
-    height = page.figure.get_size_inches()[1]
-    handles = [Patch(facecolor=colour, label=style.NAMES[name]) for name, colour in style.PALETTE.items()]
-    anchor = (EDGE / style.WIDTH, 1 - page.top / height)
-    tight = {"frameon": False, "borderaxespad": 0, "borderpad": 0, "handlelength": 1.2, "columnspacing": 1.6}
-    page.figure.legend(
-        handles=handles, loc="upper left", bbox_to_anchor=anchor, ncols=len(handles), fontsize=SMALL + 0.5, **tight
-    )

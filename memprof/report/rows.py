@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from memprof.errors import MemprofError
 from memprof.record import Interval, Memory, Record
 from memprof.report.describe import BASELINE, labels, plain
+from memprof.timeline import CATEGORIES
 
 TOO_SMALL = 2**30 // 100
 """a peak below this is nothing but "0.01" or less in GiB"""
@@ -32,6 +33,8 @@ class Row:
     """the witness of `saving`: weaker than `witness` where AdamW itself was not seen by that one"""
     is_baseline: bool
     fits: bool | None
+    baseline: Record | None
+    """AdamW in the same scenario"""
 
     @property
     def model(self) -> str:
@@ -44,6 +47,14 @@ class Row:
     @property
     def refresh_peak(self) -> int | None:
         return self.memory.refresh_peak if self.memory else None
+
+    @property
+    def change(self) -> dict[str, int] | None:
+        """Category to the bytes it has more than at AdamW's peak; they sum to the difference of the peaks."""
+        if self.baseline is None or self.saving_by is None:
+            return None
+        mine, theirs = getattr(self.record, self.saving_by), getattr(self.baseline, self.saving_by)
+        return {name: mine.peak_by_category.get(name, 0) - theirs.peak_by_category.get(name, 0) for name in CATEGORIES}
 
     @property
     def paper_total(self) -> int | None:
@@ -78,6 +89,12 @@ def make_rows(records: Sequence[Record], *, by: str | None = None, fits: int | N
     return [_row(record, label, baselines.get(_surroundings(record)), by, fits) for record, label in named]
 
 
+def featured(rows: Sequence[Row], most: int = 8) -> list[Row]:
+    """As many rows as a chart has panels for, in their order: the baselines and those that save most."""
+    ranked = sorted(rows, key=lambda row: (not row.is_baseline, -(row.saving or 0.0)))[:most]
+    return [row for row in rows if row in ranked]
+
+
 def suitable_unit(records: Sequence[Record]) -> str:
     """GiB, unless there is nothing to be read in it."""
     peaks = [max(record.best.peak, record.best.refresh_peak or 0) for record in records if record.best]
@@ -96,6 +113,7 @@ def _row(record: Record, label: str, baseline: Record | None, by: str | None, fi
         saving=saving,
         saving_by=saving_by,
         is_baseline=record is baseline and memory is not None,
+        baseline=baseline,
         fits=None if memory is None or fits is None else needed(memory) <= fits,
     )
 

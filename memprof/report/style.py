@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +13,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
+from matplotlib.patches import Patch
 from matplotlib.textpath import TextPath
 
 from memprof.timeline import ACTIVATION, EXTRA, GRAD, OPTIMIZER_STATE, PARAM
@@ -23,6 +24,9 @@ NAMES = {
     PARAM: "parameters", GRAD: "gradients", OPTIMIZER_STATE: "optimizer state", ACTIVATION: "activations",
     EXTRA: "extra (temporaries)",
 }  # fmt: skip
+# Okabe and Ito's colours, which colour-blind readers tell apart; with a marker of its own each line reads in grey too.
+LINES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#5c5c5c", "#8a6d00")
+MARKERS = "osD^vPX*"
 INK, MUTED, RULE, LIGHTER, HEAVIER = "#22262e", "#626a76", "#d9dce1", "#3f93c6", "#a0415a"
 WIDTH = 10.0  # inches of every page
 EDGE = 0.3  # inches of white around it
@@ -64,13 +68,17 @@ class Page:
 
 
 def page(
-    title: str, subtitle: Sequence[str], heights: Sequence[float], *, left: float, right: float, legend: float = 0.0
-) -> Page:
-    """A page with a panel of each height (inches), margins `left` and `right`, and `legend` inches for a legend."""
+    title: str, subtitle: Sequence[str], heights: Sequence[float], *, left: float, right: float, legend: float = 0.0,
+    below: float = BELOW,
+) -> Page:  # fmt: skip
+    """A page with a panel of each height (inches), margins `left` and `right`, and `legend` inches for a legend.
+
+    `below` each panel is white for its axis and the next one's title.
+    """
     lines = [line for text in subtitle for line in textwrap.wrap(text, 122)]
     head = EDGE + TOP_LINE + LINE * len(lines) + 0.12
     used = head + legend + (PANEL_TITLE if len(heights) > 1 else 0.05)
-    height = used + sum(heights) + BELOW * len(heights)
+    height = used + sum(heights) + below * len(heights)
     figure = Figure(figsize=(WIDTH, height), facecolor="white")
     _heading(figure, title, lines, height)
     panels = []
@@ -78,7 +86,7 @@ def page(
         bottom = height - used - panel
         box = (left / WIDTH, bottom / height, (WIDTH - left - right) / WIDTH, panel / height)
         panels.append(figure.add_axes(box))
-        used += panel + BELOW
+        used += panel + below
     return Page(figure, panels, head)
 
 
@@ -90,14 +98,40 @@ def _heading(figure: Figure, title: str, lines: Sequence[str], height: float) ->
         figure.text(left, 1 - down / height, line, size=SMALL, color=MUTED, va="top")
 
 
+def visible(stacks: Iterable[Mapping[str, int]]) -> set[str]:
+    """The categories of which a chart of these stacks has something to show: half a point of its width."""
+    stacks = list(stacks)
+    least = max((sum(stack.values()) for stack in stacks), default=0) / 1000
+    return {name for stack in stacks for name, nbytes in stack.items() if nbytes > least}
+
+
+def legend(page: Page, used: Collection[str]) -> None:
+    """The colours of the categories in use, below the heading."""
+    height = page.figure.get_size_inches()[1]
+    handles = [Patch(facecolor=colour, label=NAMES[name]) for name, colour in PALETTE.items() if name in used]
+    tight = {"frameon": False, "borderaxespad": 0, "borderpad": 0, "handlelength": 1.2, "columnspacing": 1.6}
+    page.figure.legend(
+        handles=handles, loc="upper left", bbox_to_anchor=(EDGE / WIDTH, 1 - page.top / height),
+        ncols=max(len(handles), 1), fontsize=SMALL + 0.5, **tight,
+    )  # fmt: skip
+
+
 def size_axis(axes: Axes, unit: str) -> None:
     """A horizontal axis of bytes: a light grid, and the unit before its zero."""
+    size_grid(axes, unit)
+    size_unit(axes, unit)
+
+
+def size_grid(axes: Axes, unit: str) -> None:
     axes.grid(axis="x")
     axes.ticklabel_format(axis="x", style="plain", useOffset=False)
     if unit in ("B", "KB", "KiB"):  # long numbers
         axes.locator_params(axis="x", nbins=4)
     axes.spines["bottom"].set_visible(False)
     axes.tick_params(axis="x", length=0)
+
+
+def size_unit(axes: Axes, unit: str) -> None:
     axes.annotate(
         unit, (0, 0), (-14, -3.5), "axes fraction", "offset points", va="top", ha="right", size=SMALL, color=MUTED
     )

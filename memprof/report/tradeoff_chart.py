@@ -33,8 +33,8 @@ def tradeoff_figure(records: Sequence[Record], *, by: str | None = None, unit: s
 
 def _scatter(rows: Sequence[Row], measured: Sequence[Row], unit: str, note: str) -> Figure:
     facets = _by_model(measured)
-    said = [*_said(rows, measured, unit, note), "Vertical bars: 95 % intervals. Filled: no other method is both "
-            "lighter and faster."]  # fmt: skip
+    said = [*_said(rows, measured, unit, note), "Vertical bars: 95 % intervals. Filled, joined by the line: no "
+            "other method is both lighter and faster."]  # fmt: skip
     title = f"{_names(measured)}: peak memory against throughput"
     page = style.page(title, said, [SCATTER_INCHES] * len(facets), left=0.95, right=0.5)
     for axes, facet in zip(page.panels, facets, strict=True):
@@ -55,6 +55,7 @@ def _points(axes: Axes, rows: Sequence[Row], unit: str) -> None:
             markerfacecolor=colour if filled else "white", markeredgewidth=1.3, elinewidth=1.1, capsize=2.5,
             zorder=3.5 if filled else 3,
         )  # fmt: skip
+    _front(axes, [point for point, filled in zip(points, best, strict=True) if filled])
     _limits(axes, points)
     _cross(axes, points)
     axes.grid()
@@ -72,6 +73,13 @@ def _point(row: Row, speed: Interval, unit: str) -> Point:
 def _beats(other: Point, point: Point) -> bool:
     """Lighter and faster, better in one at least."""
     return other.x <= point.x and other.y >= point.y and (other.x, other.y) != (point.x, point.y)
+
+
+def _front(axes: Axes, points: Sequence[Point]) -> None:
+    """The Pareto front as a staircase: below and right of it something else is both lighter and faster."""
+    ordered = sorted(points, key=lambda point: (point.x, point.y))
+    across, up = [point.x for point in ordered], [point.y for point in ordered]
+    axes.step(across, up, where="post", color=LIGHTER, linewidth=1.0, alpha=0.6, zorder=2)
 
 
 def _limits(axes: Axes, points: Sequence[Point]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from memprof.record import Formula, Interval, Measured, Record, Trace
+from memprof.record import Formula, History, Interval, Measured, Record, Trace
 
 GIB = 2**30
 MakeRecord = Callable[..., Record]
@@ -44,9 +44,13 @@ def make_record(
     flags: tuple[str, ...] = (),
     hyperparameters: dict[str, Any] | None = None,
     unit: int = GIB,
+    timeline: bool = False,
     **scenario: Any,
 ) -> Record:
-    """A record; `speed` makes it measured, `formula_off` bytes set the formula's peak apart from the trace's."""
+    """A record; `speed` makes it measured, `formula_off` bytes set the formula's peak apart from the trace's.
+
+    `timeline` gives the trace one of six instants, of which the third is the peak.
+    """
     shared = memory(*sizes, unit=unit)
     predicted = {**shared, "peak": shared["peak"] + formula_off}
     predicted["peak_by_category"] = shared["peak_by_category"] | {"extra": shared["extra"] + formula_off}
@@ -63,8 +67,24 @@ def make_record(
         reason=reason,
         flags=flags,
         formula=Formula(**predicted, total=sum(sizes[:4]) * unit, refresh_peak=refresh) if formula else None,
-        trace=Trace(**shared, **extras) if trace else None,
+        trace=Trace(**shared, **extras, timeline=history(sizes, unit) if timeline else None) if trace else None,
         measured=_measured(shared, extras, speed) if speed is not None else None,
+    )
+
+
+def history(sizes: tuple[int, int, int, int, int], unit: int = GIB) -> History:
+    """Forward, backward and the optimizer's update, two instants each."""
+    param, grad, state, activation, extra = (size * unit for size in sizes)
+    phases = ("forward", "forward", "backward", "backward", "optimizer", "optimizer")
+    return History(
+        events=1000,
+        event=(0, 300, 310, 800, 801, 1000),
+        phase=phases,
+        param=(param,) * 6,
+        grad=(0, 0, grad, grad, grad, 0),
+        optimizer_state=(state,) * 6,
+        activation=(0, activation, activation, 0, 0, 0),
+        extra=(0, 0, extra, 0, extra, 0),
     )
 
 

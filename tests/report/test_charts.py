@@ -74,7 +74,7 @@ def many(record: Make, measured: bool) -> list[Record]:
     names = ["adamw", *(f"method_{number}" for number in range(28)), "a_method_with_a_very_long_name rank=1024"]
     sizes = [(2560, 2560, 5120 >> number % 4, 2900, 640 + number) for number in range(30)]
     speeds = [20.0 + number % 3 * 3 + number / 50 if measured else None for number in range(30)]
-    same = {"hyperparameters": {"lr": 0.1}}
+    same = {"hyperparameters": {"lr": 0.1}, "timeline": True}
     pairs = zip(names, sizes, speeds, strict=True)
     return [record(name, size, unit=MIB, speed=speed, **same) for name, size, speed in pairs]
 
@@ -92,6 +92,27 @@ def test_totals_are_written_beside_the_bars(record: Make) -> None:
     said = words(charts.memory_figure([record("adamw", (2, 3, 4, 1, 1), formula_off=GIB)], unit="MiB"))
     assert "11264.00" in said and "12288.00" in said
     assert [said.count(name) for name in ("formula", "trace", "measured")] == [1, 1, 0]
+
+
+def test_witnesses_that_agree_to_the_byte_share_a_bar(record: Make) -> None:
+    same, apart = record("adamw"), record("lora", (2, 0, 0, 2, 1), formula_off=GIB)
+    said = words(charts.memory_figure([same]))
+    assert len(bars(charts.memory_figure([same]).axes[0])) == 1 and "trace" not in said
+    assert any(text.endswith("formula and trace agree to the byte in every bar") for text in said)
+    figure = charts.memory_figure([same, apart])
+    assert len(bars(figure.axes[0])) == 3
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels(minor=True)] == [
+        "formula = trace",
+        "formula",
+        "trace",
+    ]
+
+
+def test_the_legend_names_what_is_to_be_seen(record: Make) -> None:
+    """No gradients at the peak, four bytes of activations: neither has a colour that anybody could find."""
+    sizes = (2 * GIB, 0, 4 * GIB, 4, GIB)
+    (legend,) = charts.memory_figure([record("adamw", sizes, unit=1)]).legends
+    assert [text.get_text() for text in legend.get_texts()] == ["parameters", "optimizer state", "extra (temporaries)"]
 
 
 def test_one_witness_is_drawn_when_one_is_asked_for(record: Make) -> None:
@@ -134,6 +155,15 @@ def test_tradeoff_points_are_peak_and_throughput(record: Make) -> None:
     assert points == {(10.0, 20.0), (5.0, 30.0)}
 
 
+def test_the_front_joins_what_nothing_else_beats(record: Make) -> None:
+    """By hand: of (5, 20), (6, 30), (7, 25), (9, 40) GiB and examples/s only the third is beaten."""
+    sizes = ((1, 1, 1, 1, 1), (2, 1, 1, 1, 1), (3, 1, 1, 1, 1), (5, 1, 1, 1, 1))
+    speeds = (20.0, 30.0, 25.0, 40.0)
+    records = [record(f"m{index}", sizes[index], speed=speeds[index]) for index in range(4)]
+    stairs = [line for line in charts.tradeoff_figure(records).axes[0].lines if line.get_drawstyle() == "steps-post"]
+    assert [np.asarray(line.get_xydata()).tolist() for line in stairs] == [[[5.0, 20.0], [6.0, 30.0], [9.0, 40.0]]]
+
+
 def test_nothing_measured_gives_savings_ranked(record: Make) -> None:
     records = [record("adamw", (2, 2, 4, 1, 1)), record("soap", (2, 2, 8, 1, 2)), record("lora", (2, 0, 0, 2, 1))]
     figure = charts.tradeoff_figure(records)
@@ -148,10 +178,14 @@ def test_every_model_has_a_panel_of_its_own(record: Make) -> None:
         assert [axes.get_title(loc="left") for axes in draw(records).axes] == ["60m", "1b"]
 
 
+DRAWN = charts.CHARTS | charts.OCCASIONAL
+
+
 @pytest.mark.parametrize("measured", [True, False])
-@pytest.mark.parametrize("name", list(charts.CHARTS))
+@pytest.mark.parametrize("name", [name for name in DRAWN if name != "sweep"])
 def test_no_text_covers_another_or_leaves_the_page(record: Make, name: str, measured: bool) -> None:
-    figure = charts.CHARTS[name](many(record, measured))
+    records = many(record, measured or name == "agreement")
+    figure = DRAWN[name](records)
     texts = list(drawn(figure))
     width, height = figure.get_size_inches() * figure.dpi
     page = Box(0, 0, width, height)
@@ -166,14 +200,22 @@ def test_names_stay_off_markers_and_each_other() -> None:
     assert not any(one.meets(other) for one, other in combinations(boxes, 2))
 
 
+def test_no_name_of_a_sweep_covers_another(record: Make) -> None:
+    settings = [{"rank": rank} for rank in (8, 512)]
+    sizes = [(2, 2, 2, 1, 1 + number // 5) for number in range(12)]
+    named = [(f"method_{number}", size, each) for number, size in enumerate(sizes) for each in settings]
+    texts = list(drawn(DRAWN["sweep"]([record(name, size, hyperparameters=each) for name, size, each in named])))
+    assert not [(one, other) for (one, a), (other, b) in combinations(texts, 2) if a.meets(b)]
+
+
 @pytest.mark.parametrize("ending", ["svg", "png"])
-@pytest.mark.parametrize("name", list(charts.CHARTS))
+@pytest.mark.parametrize("name", [name for name in DRAWN if name != "sweep"])
 def test_same_records_give_the_same_bytes(record: Make, tmp_path: Path, name: str, ending: str) -> None:
-    records = [record(speed=2.0), record("lora", (2, 0, 0, 2, 1), speed=3.0)]
+    records = [record(speed=2.0, timeline=True), record("lora", (2, 0, 0, 2, 1), speed=3.0, timeline=True)]
     first, second = (tmp_path / f"{turn}.{ending}" for turn in "ab")
-    charts.save(charts.CHARTS[name](records), first)
+    charts.save(DRAWN[name](records), first)
     with matplotlib.rc_context({"font.size": 30, "axes.facecolor": "red", "savefig.dpi": 10}):
-        charts.save(charts.CHARTS[name](records), second)
+        charts.save(DRAWN[name](records), second)
     assert first.read_bytes() == second.read_bytes()
 
 

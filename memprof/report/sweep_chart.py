@@ -1,0 +1,127 @@
+"""Memory against what was swept: rank, batch size or sequence length."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from memprof.errors import NothingToDoError
+from memprof.record import Record
+from memprof.report import style
+from memprof.report.captions import UNIT_MEANS, witness_line
+from memprof.report.describe import models, scenario_line
+from memprof.report.rows import Row, make_rows
+from memprof.report.style import INK, MUTED, SMALL
+from memprof.units import UNITS
+
+QUANTITIES = {"rank": "rank", "batch_size": "batch size", "seq_len": "sequence length, tokens"}
+PANEL_INCHES = 3.4
+MOST_LINES = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One method, all else alike, by (value, peak in bytes); one point where the quantity does nothing to it.
+
+    Methods that agree to the byte everywhere share a line.
+    """
+
+    name: str
+    points: tuple[tuple[int, int], ...]
+
+
+def sweep_figure(records: Sequence[Record], *, by: str | None = None, unit: str = "GiB", note: str = "") -> Figure:
+    """A panel for each model and each quantity that some method takes several values of."""
+    rows = [row for row in make_rows(records, by=by) if row.peak]
+    panels = [(model, key) for model in models(row.record for row in rows) for key in QUANTITIES]
+    found = {panel: lines([row for row in rows if row.model == panel[0]], panel[1]) for panel in panels}
+    found = {panel: group for panel, group in found.items() if any(len(line.points) > 1 for line in group)}
+    if not found:
+        raise NothingToDoError("no method has several values of a rank, batch size or length; add --rank 32,64,128")
+    swept = list(dict.fromkeys(QUANTITIES[key].partition(",")[0] for _, key in found))
+    means = f"{unit} = {UNIT_MEANS[unit]} bytes; " if unit in UNIT_MEANS else ""
+    said = [scenario_line(records), f"{means}{witness_line(rows)}", *_left_out(found.values()), note]
+    names = list(dict.fromkeys(model for model, _ in found))
+    with style.styled():
+        title = f"{', '.join(names)}: peak memory against {' and '.join(swept)}"
+        right = 0.4 + max(style.text_width(line.name, SMALL) for group in found.values() for line in group)
+        page = style.page(title, list(filter(None, said)), [PANEL_INCHES] * len(found), left=0.85, right=right)
+        for axes, ((model, key), group) in zip(page.panels, found.items(), strict=True):
+            _panel(axes, group[:MOST_LINES], key, unit)
+            if len(names) > 1:
+                axes.set_title(model, loc="left", size=style.TEXT + 1, weight="bold", pad=5)
+    return page.figure
+
+
+def lines(rows: Sequence[Row], key: str) -> list[Line]:
+    """The rows by their labels without `key`, each along it."""
+    groups: dict[str, set[tuple[int, int]]] = defaultdict(set)
+    for row in rows:
+        name = " ".join(part for part in row.label.split() if not part.startswith(f"{key}="))
+        groups[name].add((_value(row, key) or 0, row.peak or 0))
+    alike: dict[tuple[tuple[int, int], ...], list[str]] = defaultdict(list)
+    for name, points in groups.items():
+        alike[tuple(sorted(points))].append(name)
+    return [Line(" = ".join(names), points) for points, names in alike.items()]
+
+
+def _value(row: Row, key: str) -> int | None:
+    """What a row has of a quantity; None for a rank where the method has none."""
+    settings = row.record.scenario.get("hyperparameters") or {}
+    value = settings.get("rank") if key == "rank" else row.record.scenario.get(key)
+    return value if isinstance(value, int) else None
+
+
+def _left_out(groups: object) -> list[str]:
+    longest = max((len(group) for group in groups), default=0)  # type: ignore[attr-defined]
+    return [f"The first {MOST_LINES} of {longest} lines."] if longest > MOST_LINES else []
+
+
+def _panel(axes: Axes, group: Sequence[Line], key: str, unit: str) -> None:
+    values = sorted({value for line in group if len(line.points) > 1 for value, _ in line.points})
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(values, [str(value) for value in values], minor=False)
+    axes.set_xticks([], minor=True)
+    axes.margins(x=0.02)
+    ends: list[tuple[float, str, str]] = []
+    for number, line in enumerate(group):
+        colour = INK if line.name.startswith("adamw") else style.LINES[number % len(style.LINES)]
+        marker = style.MARKERS[number % len(style.MARKERS)]
+        peaks = [peak / UNITS[unit] for _, peak in line.points]
+        if len(line.points) > 1:
+            values_of = [value for value, _ in line.points]
+            dashes = (0, (5, 2 * (number % 2)))  # one line shows through another that lies upon it
+            axes.plot(values_of, peaks, marker=marker, color=colour, markersize=5.5, linestyle=dashes)
+        else:
+            axes.axhline(peaks[0], color=colour, linestyle=(0, (4, 3)), linewidth=1.1)
+        ends.append((peaks[-1], line.name, colour))
+    axes.set_ylim(0, max(peak for line in group for _, peak in line.points) / UNITS[unit] * 1.06)
+    axes.grid()
+    axes.tick_params(length=0, labelsize=SMALL)
+    axes.set_xlabel(QUANTITIES[key], labelpad=2)
+    axes.set_ylabel(f"peak memory, {unit}")
+    _name(axes, ends)
+
+
+def _name(axes: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
+    """Each line's name at its right end, in the lines' order and none upon another."""
+    _, most = axes.get_ylim()
+    gap = most * 0.16 / PANEL_INCHES
+    ordered = sorted(ends)
+    places = [end for end, _, _ in ordered]
+    for index in range(1, len(places)):
+        places[index] = max(places[index], places[index - 1] + gap)
+    excess = max(0.0, (places[-1] if places else 0) - most)
+    for index in reversed(range(len(places))):
+        ceiling = places[index + 1] - gap if index + 1 < len(places) else places[index] - excess
+        places[index] = min(places[index], ceiling)
+    for place, (end, name, colour) in zip(places, ordered, strict=True):
+        axes.annotate(name, (1, end), (1.025, place), axes.get_yaxis_transform(), axes.get_yaxis_transform(),
+                      va="center", ha="left", size=SMALL, color=INK, annotation_clip=False,
+                      arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.8, "shrinkA": 0, "shrinkB": 0},
+                      )  # fmt: skip
+    axes.spines["left"].set_color(MUTED)

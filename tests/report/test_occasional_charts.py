@@ -1,0 +1,143 @@
+"""Charts that only some runs have, against the records they draw: areas, steps and points by hand."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib.collections import PolyCollection
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.text import Text
+
+from memprof.errors import NothingToDoError
+from memprof.record import Record
+from memprof.report import charts, files
+from memprof.report.agreement_chart import Pair, agreement_figure, verdict
+from memprof.report.rows import featured, make_rows
+from memprof.report.sweep_chart import lines, sweep_figure
+from memprof.report.timeline_chart import phases, timeline_figure
+from memprof.report.waterfall_chart import steps, waterfall_figure
+from memprof.store import CHARTS
+
+GIB = 2**30
+Make = Callable[..., Record]
+HEAVY, LIGHT = (2, 2, 4, 1, 1), (3, 0, 1, 1, 1)
+
+
+def words(figure: Figure) -> str:
+    return " | ".join(text.get_text() for text in figure.findobj(Text) if isinstance(text, Text))
+
+
+def ranked(record: Make, *ranks: int, **fields: Any) -> list[Record]:
+    """GaLore at several ranks: its state grows by a byte with each."""
+    settings = ({"hyperparameters": {"rank": rank, "lr": 0.1}} for rank in ranks)
+    return [record("galore", (2, 2, rank, 1, 1), unit=1, **each, **fields) for rank, each in zip(ranks, settings)]  # noqa: B905, E501
+
+
+def test_the_store_knows_every_chart_that_it_has_to_clear() -> None:
+    assert set(CHARTS) == charts.CHARTS.keys() | charts.OCCASIONAL.keys()
+
+
+@pytest.mark.parametrize("name", list(charts.OCCASIONAL))
+def test_a_chart_with_nothing_to_show_says_what_would_change_that(record: Make, name: str) -> None:
+    with pytest.raises(NothingToDoError, match=r"run it again|add --"):
+        charts.OCCASIONAL[name]([record("lora")])
+    with pytest.raises(NothingToDoError):
+        charts.OCCASIONAL[name]([])
+
+
+def test_a_timeline_stacks_the_bytes_of_each_instant(record: Make) -> None:
+    figure = timeline_figure([record("adamw", HEAVY, timeline=True)])
+    (axes,) = figure.axes
+    tops = {}
+    for area in axes.collections:
+        assert isinstance(area, PolyCollection)
+        colour = to_hex(np.asarray(area.get_facecolor())[0])
+        corners = np.asarray(area.get_paths()[0].vertices)
+        tops[colour] = float(max(corners[corners[:, 0] == 310][:, 1]))
+    expected = np.cumsum(HEAVY).tolist()
+    assert [tops[colour] for colour in charts.PALETTE.values()] == expected
+    assert "peak 10.00" in words(figure) and axes.get_xlim() == (0, 1000)
+
+
+def test_phases_are_the_stretches_between_their_borders(record: Make) -> None:
+    trace = record(timeline=True).trace
+    assert trace and trace.timeline
+    assert phases(trace.timeline) == [("forward", 0, 300), ("backward", 300, 800), ("optimizer", 800, 1000)]
+
+
+def test_of_many_methods_a_chart_shows_adamw_and_those_that_save_most(record: Make) -> None:
+    others = [record(f"m{index}", (2, 2, index, 1, 1), timeline=True) for index in range(20)]
+    records = [*others[:10], record("adamw", (2, 2, 40, 1, 1), timeline=True), *others[10:]]
+    shown = [row.label for row in featured(make_rows(records))]
+    assert shown == [*(f"m{index}" for index in range(7)), "adamw"]
+    assert "AdamW and the lightest of 21 cells." in words(timeline_figure(records))
+
+
+@pytest.mark.parametrize("by", [None, "trace", "formula"])
+def test_a_waterfalls_bars_sum_to_the_difference_of_the_peaks(record: Make, by: str | None) -> None:
+    records = [record("adamw", HEAVY, formula_off=12345), record("soap", (3, 2, 9, 0, 1), formula_off=7, unit=GIB - 1)]
+    row = make_rows(records, by=by)[1]
+    assert row.change is not None and row.baseline is not None and row.saving_by is not None
+    theirs = getattr(row.baseline, row.saving_by).peak
+    assert sum(row.change.values()) == sum(change for _, change in steps(row)) == (row.peak or 0) - theirs
+
+
+def test_a_waterfall_goes_from_one_peak_to_the_other(record: Make) -> None:
+    """By hand: 10 GiB, state -3, gradients -2, parameters +1, 6 GiB."""
+    figure = waterfall_figure([record("adamw", HEAVY), record("lora", LIGHT)])
+    boxes = [patch for patch in figure.axes[0].patches if isinstance(patch, Rectangle)]
+    assert [(box.get_x(), box.get_width()) for box in boxes] == [(0, 10), (7, 3), (5, 2), (5, 1), (0, 6)]
+    assert all(text in words(figure) for text in ("10.00", "-3.00", "-2.00", "+1.00", "6.00", "optimizer state"))
+
+
+def test_a_sweep_draws_each_methods_peak_by_value(record: Make) -> None:
+    records = [*ranked(record, 64, 8, 16), record("adamw", (2, 2, 400, 1, 1), unit=1)]
+    galore, adamw = lines(make_rows(records), "rank")
+    assert galore.points == ((8, 14), (16, 22), (64, 70)) and galore.name == "galore"
+    assert len(adamw.points) == 1
+    assert "peak memory against rank" in words(sweep_figure(records, unit="B"))
+
+
+def test_a_sweep_of_two_quantities_has_a_panel_for_each(record: Make) -> None:
+    records = [*ranked(record, 8, 16), *ranked(record, 8, 16, batch_size=1)]
+    figure = sweep_figure(records, unit="B")
+    assert [axes.get_xlabel() for axes in figure.axes] == ["rank", "batch size"]
+    names = {line.name for line in lines(make_rows(records), "batch_size")}
+    assert names == {"galore rank=8", "galore rank=16"}
+
+
+def test_settings_that_differ_make_two_lines(record: Make) -> None:
+    """Else a line would zigzag between both."""
+    gaps = [{"rank": rank, "update_gap": gap} for rank in (8, 16) for gap in (50, 200)]
+    records = [record("galore", (2, each["update_gap"], 1, 1, 1), hyperparameters=each) for each in gaps]
+    assert sorted(len(line.points) for line in lines(make_rows(records), "rank")) == [2, 2]
+
+
+def test_agreement_counts_what_is_equal_to_the_byte() -> None:
+    equal, off = Pair("lora", "grad", 10, 10), Pair("lora", "peak", 101, 100)
+    assert verdict([equal]) == "1 of 1 figure equal to the byte."
+    assert verdict([equal, off]) == "1 of 2 figures equal to the byte; furthest off: Peak of lora, +1.00 %."
+    tiny = Pair("lora", "peak", 10**9 - 12, 10**9)
+    assert verdict([tiny, equal]).endswith("Peak of lora, -12 bytes.")
+
+
+def test_agreement_points_are_prediction_and_measurement(record: Make) -> None:
+    (axes,) = agreement_figure([record(speed=2.0), record("lora")]).axes
+    points = {tuple(np.asarray(line.get_xydata())[0].tolist()) for line in axes.lines if len(line.get_xydata()) == 1}  # type: ignore[arg-type]
+    assert points == {(float(size), float(size)) for size in (2, 4, 1, 10)}
+    assert all(math.isclose(*point) for line in axes.lines for point in np.asarray(line.get_xydata()))
+
+
+def test_files_hold_the_charts_that_the_run_has_and_no_older_ones(record: Make, tmp_path: Path) -> None:
+    records = [record("adamw", HEAVY, timeline=True), record("lora", LIGHT, timeline=True)]
+    names = {path.name for path in files.write(tmp_path, records)}
+    assert {"timeline.png", "waterfall.svg", "memory.png"} <= names and "sweep.png" not in names
+    assert {path.name for path in files.write(tmp_path, [record("lora")])} == {path.name for path in tmp_path.iterdir()}
+    assert not (tmp_path / "timeline.png").exists()

@@ -17,10 +17,13 @@ from memprof.record import Record
 from memprof.resume import check_maker, check_scenarios
 from memprof.run_file import RECORDS, Maker, disk, load, mend, read_maker
 
-CHARTS = ("memory", "tradeoff", "timeline", "waterfall", "sweep", "agreement")
+RENDERED = ("records.csv", "table.md", "memory.png", "memory.svg", "tradeoff.png", "tradeoff.svg")
+"""what `render` makes of every run"""
+_SOME = ("timeline", "waterfall", "sweep", "agreement")
+OCCASIONAL = tuple(f"{name}.{end}" for name in _SOME for end in ("png", "svg"))
+"""what it makes of some runs"""
 PAGE = "report.html"
-RENDERED = ("records.csv", "table.md", *(f"{name}.{end}" for name in CHARTS for end in ("png", "svg")), PAGE)
-"""what `render` and `memprof report` make of them"""
+"""what `memprof report` makes of them"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,16 +61,16 @@ class RunStore:
 
     def _begin(self, force: bool, resume: bool, maker: Maker | None, planned: Sequence[Record]) -> None:
         """Looks again, now that nobody else writes: what is there may have come since."""
-        started = self.records.stat().st_size > 0
+        started, made = self.records.stat().st_size > 0, (*RENDERED, *OCCASIONAL, PAGE)
         if started and not force and not resume:
             raise _is_taken(self.path, resume)
         if started and resume:
             self._go_on(maker, planned)
         else:
             os.truncate(self.records, 0)
-            _clear(self.path, RENDERED)
+            _clear(self.path, made)
             self._write((maker or Maker()).header())
-        _clear(self.path, [file.name for name in RENDERED for file in self.path.glob(f".unfinished-*-{name}")])
+        _clear(self.path, [file.name for name in made for file in self.path.glob(f".unfinished-*-{name}")])
         for folder in (self.path, self.path.absolute().parent):
             sync_folder(folder)
 

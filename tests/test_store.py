@@ -242,7 +242,12 @@ def test_a_records_file_that_cannot_be_locked_is_one_line(tmp_path: Path, capfd:
 
 def test_what_a_killed_rendering_left_is_taken_away(tmp_path: Path) -> None:
     RunStore.create(tmp_path).append(make("adamw"))
-    for name in (".unfinished-123-table.md", ".unfinished-9-memory.png", ".unfinished-9-mine.txt"):
+    for name in (
+        ".unfinished-123-table.md",
+        ".unfinished-9-memory.png",
+        ".unfinished-9-sweep.svg",
+        ".unfinished-9-mine.txt",
+    ):
         (tmp_path / name).write_text("half")
     RunStore.create(tmp_path, resume=True).close()
     assert set(snapshot(tmp_path)) == {RECORDS, ".unfinished-9-mine.txt"}
@@ -417,9 +422,10 @@ def test_render_writes_every_file_and_nothing_else(tmp_path: Path) -> None:
     store = RunStore.create(tmp_path)
     store.append(make("adamw"))
     store.append(make("lora", 5))
-    assert {file.name for file in store.render()} == set(RENDERED)
+    made = {*RENDERED, "waterfall.png", "waterfall.svg"}  # nothing was swept or measured, and no timeline kept
+    assert {file.name for file in store.render()} == made
     first = snapshot(tmp_path)
-    assert set(first) == {RECORDS, *RENDERED} and all(first.values())
+    assert set(first) == {RECORDS, *made} and all(first.values())
     store.render()
     assert snapshot(tmp_path) == first
 

@@ -41,6 +41,8 @@ Main = Callable[..., Any]
 ROOT = Path(__file__).parents[2]
 QUICK = ["compare", "--model", "9m", "--num-layers", "1", "--vocab-size", "64", "--batch", "1", "--seq", "8"]
 TWO = [*QUICK, "--method", "adamw", "--method", "lora"]
+CHARTS = {f"{name}.{end}" for name in ("timeline", "waterfall") for end in ("png", "svg")}
+"""beside what every run has, in a run of AdamW and another method"""
 LLAMA = {"model_type": "llama", "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2,
          "num_attention_heads": 4, "vocab_size": 100}  # fmt: skip
 
@@ -82,7 +84,6 @@ BAD: list[tuple[list[str], int, tuple[str, ...]]] = [
     (["-o", "/dev/null/x"], 2, ("/dev/null/x", "Not a directory")),
     (["-o", "/dev/null"], 2, ("/dev/null", "folder")),
     (["--dtype", "amp"], 4, ("dtype amp", "not built yet")),
-    (["--checkpointing"], 4, ("checkpointing", "not built yet")),
     (["--loss-chunks", "4"], 4, ("loss_chunks 4", "not built yet")),
     (["--clip-grad-norm", "1.0"], 4, ("clip_grad_norm 1.0", "not built yet")),
 ]
@@ -281,7 +282,7 @@ def test_a_run_is_kept_whole(memprof_main: Main, tmp_path: Path) -> None:
     outcome = memprof_main(*TWO, "-o", str(run))
     assert outcome.code == 0
     assert outcome.err == "".join([*done_lines(["adamw", "lora"]), f"memprof: kept in {run}\n"])
-    assert {file.name for file in run.iterdir()} == {RECORDS, *RENDERED}
+    assert {file.name for file in run.iterdir()} == {RECORDS, *RENDERED, *CHARTS}
     assert [record.method for record in load(run)] == ["adamw", "lora"]
     document = json.loads(memprof_main(*TWO, "--json").out)["records"]
     assert [json.loads(json.dumps(record.to_dict())) for record in load(run)] == document
@@ -426,7 +427,7 @@ def test_a_run_that_was_killed_shows_what_it_has(memprof_main: Main, tmp_path: P
     (run / RECORDS).write_bytes(b"".join([*lines[:3], lines[3][:50]]))
     ran.clear()
     assert memprof_main(*QUICK, "--method", "adamw", "-o", str(run), "--resume").code == 0
-    assert ran == [] and {file.name for file in run.iterdir()} == {RECORDS, *RENDERED}
+    assert ran == [] and {file.name for file in run.iterdir()} == {RECORDS, *RENDERED, *CHARTS}
     table = (run / "table.md").read_text()
     assert "| adamw |" in table and "| lora |" in table and "galore" not in table
     assert memprof_main(*three, "-o", str(run), "--resume").code == 0
@@ -593,7 +594,8 @@ def test_nothing_that_is_kept_or_shown_tells_where_or_by_whom(
     model.unlink()
     assert kept.code == 0, kept.err
     told = {file.name: said(file) for file in (tmp_path / "run").iterdir()} | {"screen": kept.out}
-    assert told.keys() == {RECORDS, *RENDERED, "screen"}
+    alone = {f"{name}.{end}" for name in ("timeline", "agreement") for end in ("png", "svg")}
+    assert told.keys() == {RECORDS, *RENDERED, *alone, "screen"}
     found = [(name, secret) for name, text in told.items() for secret in secrets if re.search(rf"\b{secret}\b", text)]
     assert not found
 

@@ -10,104 +10,30 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from memprof.kernels import KERNELS, Kernels
 from memprof.method import Footprint, Role
 from memprof.scenario import Scenario
+from memprof.sizes import FP32, Sizes
 from memprof.timeline import ACTIVATION, EXTRA, GRAD, OPTIMIZER_STATE, PARAM
 from memprof.walk import LinearWalk, Walk
 
-FP32 = 4
-INT64 = 8
 LayerCosts = dict[Role, Footprint]
 
 
-@dataclass(frozen=True, slots=True)
-class Sizes:
-    """Bytes of a scenario's activations, each named as the tensor it is."""
-
-    tokens: int
-    hidden: int
-    """(N, C)"""
-    rstd: int
-    """(N, 1) fp32"""
-    query: int
-    """(N, A)"""
-    key: int
-    """(N, K)"""
-    expanded: int
-    """(N, K) or (N, A), as attention saves keys and values"""
-    mlp: int
-    """(N, F)"""
-    lse: int
-    """log-sum-exp of each query and head, fp32, and the random state beside it"""
-    rotary: int
-    """cos and sin, (T, 1, D) each"""
-    logits: int
-    """(N, V)"""
-    log_softmax: int
-    """(N, V) fp32"""
-    norm_scratch: int
-
-    @classmethod
-    def of(cls, scenario: Scenario) -> Sizes:
-        shape, e, n = scenario.shape, scenario.itemsize, scenario.tokens
-        kernels = KERNELS[scenario.kernels]
-        query, key = n * shape.attention_size * e, n * shape.kv_size * e
-        return cls(
-            tokens=n,
-            hidden=n * shape.hidden_size * e,
-            rstd=n * FP32,
-            query=query,
-            key=key,
-            expanded=query if kernels.expands_kv else key,
-            mlp=n * shape.intermediate_size * e,
-            lse=_log_sum_exp(scenario, kernels),
-            rotary=2 * scenario.seq_len * shape.head_dim * e,
-            logits=n * shape.vocab_size * e,
-            log_softmax=n * shape.vocab_size * FP32,
-            norm_scratch=_norm_scratch(scenario, kernels),
-        )
-
-    @property
-    def norm(self) -> int:
-        """What a norm saves beyond its output: its input and the reciprocal."""
-        return self.hidden + self.rstd
-
-    @property
-    def layer(self) -> int:
-        """A layer's activations: two norms and their outputs, q k v, attention's output, four MLP tensors."""
-        attention = self.query + 2 * self.expanded + self.query + self.lse
-        return 2 * (self.norm + self.hidden) + attention + 4 * self.mlp
-
-    @property
-    def head(self) -> int:
-        """Final norm, its output, the log-softmax, and the count of labels that the loss keeps."""
-        return self.norm + self.hidden + self.log_softmax + FP32
-
-    @property
-    def step(self) -> int:
-        """What the loop itself holds: ids, labels, the loss."""
-        return 2 * INT64 * self.tokens + FP32
-
-
-def _log_sum_exp(scenario: Scenario, kernels: Kernels) -> int:
-    positions = -(-scenario.seq_len // kernels.lse_multiple) * kernels.lse_multiple
-    return FP32 * scenario.batch_size * scenario.shape.num_attention_heads * positions + kernels.rng_bytes
-
-
-def _norm_scratch(scenario: Scenario, kernels: Kernels) -> int:
-    """fp32 tensors (N, C), less one in fp32 where the gradient needs no copy; and the mean of each token, (N, 1)."""
-    if not kernels.norm_scratch:
-        return 0
-    tensors = kernels.norm_scratch - (scenario.itemsize == FP32)
-    return (tensors * scenario.shape.hidden_size + 1) * scenario.tokens * FP32
-
-
 def activation_bytes(scenario: Scenario, layers: list[LayerCosts]) -> int:
-    """Bytes saved at the end of forward: all layers, the head, the rotary tables, what the loop holds, adapters."""
+    """Bytes saved at the end of forward: all layers, the head, the rotary tables, what the loop holds, adapters.
+
+    Of a checkpointed layer its input alone.
+    """
     sizes = Sizes.of(scenario)
-    plain = len(layers) * sizes.layer + sizes.head + sizes.rotary + sizes.step
-    return plain + sum(_saved(sizes, cost) for layer in layers for cost in layer.values())
+    if scenario.checkpointing:
+        inner = len(layers) * sizes.hidden
+    else:
+        inner = sum(_layer_bytes(sizes, layer) for layer in layers)
+    return inner + sizes.head + sizes.rotary + sizes.step
+
+
+def _layer_bytes(sizes: Sizes, costs: LayerCosts) -> int:
+    return sizes.layer + sum(_saved(sizes, cost) for cost in costs.values())
 
 
 def _saved(sizes: Sizes, cost: Footprint) -> int:
@@ -116,18 +42,25 @@ def _saved(sizes: Sizes, cost: Footprint) -> int:
 
 @dataclass(slots=True)
 class Backward:
-    """Loss and backward of one micro-batch, point by point."""
+    """Loss and backward of one micro-batch, point by point.
+
+    A checkpointed layer is run again when the first of its operations asks for what it saved. That forward stops at the
+    last tensor to be saved, and the backward which begins there takes more than any instant before it.
+    """
 
     walk: Walk
     sizes: Sizes
     update_scalars: int
     """bytes that stand beside the scratch of every update"""
+    checkpointing: bool
 
     def run(self, layers: list[LayerCosts], embed: Footprint, head: Footprint | None, norm: Footprint) -> None:
         self.loss()
         self.output(embed if head is None else head, tied=head is None)
-        self.norm("model.norm", norm)
+        self.norm("model.norm", norm, saved=self.sizes.norm)
         for index in reversed(range(len(layers))):
+            if self.checkpointing:
+                self.recompute(f"layer {index} recomputed", layers[index])
             self.mlp(f"layer {index} mlp", layers[index])
             self.attention(f"layer {index} attention", layers[index], first=index == 0)
         self.embedding(embed, tied=head is None)
@@ -150,12 +83,18 @@ class Backward:
             self.gradients("lm_head", cost, s.hidden)
         at("lm_head freed", extra=-s.logits, activation=-s.hidden)
 
-    def norm(self, name: str, cost: Footprint) -> None:
+    def recompute(self, name: str, costs: LayerCosts) -> None:
+        """A layer's activations beyond its input, made in backward: extra, as all that forward did not leave."""
+        self.walk.saved_as = EXTRA
+        self.walk.at(name, activation=_layer_bytes(self.sizes, costs) - self.sizes.hidden)
+
+    def norm(self, name: str, cost: Footprint, saved: int, kept: int = 0) -> None:
+        """`saved` goes, and `kept`, which forward left whether or not layers are recomputed."""
         s = self.sizes
         if s.norm_scratch:  # of a norm made of plain operators, at its worst
             self.walk.scratch(f"{name} scratch", s.norm_scratch, cost.grad)
         self.gradients(name, cost, s.hidden)
-        self.walk.at(f"{name} freed", extra=-s.hidden, activation=-s.norm)
+        self.walk.at(f"{name} freed", extra=-s.hidden, activation=-saved, kept=-kept)
 
     def mlp(self, name: str, costs: LayerCosts) -> None:
         s, at = self.sizes, self.walk.at
@@ -166,7 +105,7 @@ class Backward:
         at(f"{name} silu", extra=s.mlp)
         at(f"{name} silu freed", extra=-s.mlp, activation=-s.mlp)
         self.linear(f"{name} gate_proj", costs[Role.GATE], s.mlp, s.hidden, frees=s.hidden, joins=True)
-        self.norm(f"{name} norm", costs[Role.NORM])
+        self.norm(f"{name} norm", costs[Role.NORM], saved=s.norm)
         self.walk.add(f"{name} residual", s.hidden)
 
     def attention(self, name: str, costs: LayerCosts, first: bool) -> None:
@@ -181,10 +120,13 @@ class Backward:
         self.rotary(f"{name} k rotary", s.key)
         self.linear(f"{name} k_proj", costs[Role.K], s.key, s.hidden, joins=True)
         self.rotary(f"{name} q rotary", s.query)
-        if first:
+        if first and not self.checkpointing:
             at("rotary tables freed", activation=-s.rotary)
         self.linear(f"{name} q_proj", costs[Role.Q], s.query, s.hidden, frees=s.hidden, joins=True)
-        self.norm(f"{name} norm", costs[Role.NORM])
+        if self.checkpointing:  # the layer's arguments go when nothing is left to be asked for
+            self.norm(f"{name} norm", costs[Role.NORM], saved=s.rstd, kept=s.hidden + s.rotary * first)
+        else:
+            self.norm(f"{name} norm", costs[Role.NORM], saved=s.norm)
         self.walk.add(f"{name} residual", s.hidden)
 
     def linear(
@@ -245,9 +187,8 @@ def backward_walk(
     }
     updating = scenario.method.updates == "backward"
     walk = Walk(alive, accumulating=accumulating, updating=updating, refreshing=refreshing)
-    Backward(walk, Sizes.of(scenario), scenario.method.update_scalars).run(
-        costs.layers, costs.embed, costs.head, costs.norm
-    )
+    backward = Backward(walk, Sizes.of(scenario), scenario.method.update_scalars, scenario.checkpointing)
+    backward.run(costs.layers, costs.embed, costs.head, costs.norm)
     return walk
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from memprof.kernels import Kernels, get_kernels
 from memprof.shapes import LlamaShape, get_shape
@@ -96,9 +97,14 @@ class DecoderLayer(nn.Module):
 
 
 class LlamaModel(nn.Module):
-    def __init__(self, shape: LlamaShape, kernels: Kernels, dtype: torch.dtype, device: torch.device) -> None:
+    """Under `checkpointing` only a layer's input survives forward; backward runs the layer once more for the rest."""
+
+    def __init__(
+        self, shape: LlamaShape, kernels: Kernels, dtype: torch.dtype, device: torch.device, checkpointing: bool
+    ) -> None:
         super().__init__()
         self.config = shape
+        self.checkpointing = checkpointing
         embedding = nn.Embedding(shape.vocab_size, shape.hidden_size, dtype=dtype, device="meta")
         self.embed_tokens = embedding.to_empty(device=device)
         layers = (DecoderLayer(shape, kernels, dtype, device) for _ in range(shape.num_hidden_layers))
@@ -110,17 +116,26 @@ class LlamaModel(nn.Module):
         x_NC = self.embed_tokens(ids_BT.flatten())
         rotary = rotary_tables(positions, self.config.head_dim, self.config.rope_theta, x_NC.dtype, x_NC.device)
         for layer in self.layers:
-            x_NC = layer(x_NC, batch, rotary)
+            x_NC = self._run(layer, x_NC, batch, rotary)
         return self.norm(x_NC)  # type: ignore[no-any-return]
+
+    def _run(self, layer: nn.Module, *inputs: object) -> Tensor:
+        if self.checkpointing and torch.is_grad_enabled():
+            out = checkpoint(layer, *inputs, use_reentrant=False, preserve_rng_state=False)  # no dropout: nothing drawn
+        else:
+            out = layer(*inputs)
+        return out  # type: ignore[no-any-return]
 
 
 class LlamaForCausalLM(nn.Module):
     """The language model with its loss: `forward(input_ids, labels)` returns mean cross-entropy, in fp32."""
 
-    def __init__(self, shape: LlamaShape, kernels: Kernels, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(
+        self, shape: LlamaShape, kernels: Kernels, dtype: torch.dtype, device: torch.device, checkpointing: bool
+    ) -> None:
         super().__init__()
         self.config = shape
-        self.model = LlamaModel(shape, kernels, dtype, device)
+        self.model = LlamaModel(shape, kernels, dtype, device, checkpointing)
         self.lm_head = linear(shape.hidden_size, shape.vocab_size, dtype, device)
         if shape.tie_word_embeddings:
             self.lm_head.weight = self.model.embed_tokens.weight
@@ -143,8 +158,10 @@ def cross_entropy(logits_NV: Tensor, labels_N: Tensor) -> Tensor:
     return F.cross_entropy(logits_NV.float(), labels_N)
 
 
-def build(shape: LlamaShape, kernels: Kernels, dtype: torch.dtype, device: torch.device) -> LlamaForCausalLM:
-    return LlamaForCausalLM(shape, kernels, dtype, device)
+def build(
+    shape: LlamaShape, kernels: Kernels, dtype: torch.dtype, device: torch.device, checkpointing: bool = False
+) -> LlamaForCausalLM:
+    return LlamaForCausalLM(shape, kernels, dtype, device, checkpointing)
 
 
 def build_model(
@@ -152,9 +169,10 @@ def build_model(
     dtype: torch.dtype = torch.float32,
     device: str = "cpu",
     kernels: str | None = None,
+    checkpointing: bool = False,
     **shape: object,
 ) -> LlamaForCausalLM:
     """A named LLaMA, with shape overrides such as `num_layers=2`. Kernels default to the device's own."""
     where = torch.device(device)
     chosen = get_kernels(kernels or ("cpu" if where.type == "cpu" else "cuda"), dtype)
-    return build(get_shape(name, **shape), chosen, dtype, where)
+    return build(get_shape(name, **shape), chosen, dtype, where, checkpointing)

@@ -75,7 +75,6 @@ class Scenario:
     def _refuse_what_the_step_cannot_do(self) -> None:
         refusals = {
             "dtype amp": self.dtype == "amp",
-            "checkpointing": self.checkpointing,
             f"loss_chunks {self.loss_chunks}": self.loss_chunks != 1,
             f"clip_grad_norm {self.clip_grad_norm}": self.clip_grad_norm is not None,
         }

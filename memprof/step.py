@@ -22,7 +22,8 @@ STRIDE = 17
 def prepare(scenario: Scenario, device: torch.device) -> tuple[LlamaForCausalLM, torch.optim.Optimizer]:
     """The scenario's model on `device`, adapted by its method, and the optimizer; a warm start is over already."""
     torch.manual_seed(scenario.seed)
-    model = build(scenario.shape, KERNELS[scenario.kernels], TORCH_DTYPE[scenario.dtype], device)
+    kernels, dtype = KERNELS[scenario.kernels], TORCH_DTYPE[scenario.dtype]
+    model = build(scenario.shape, kernels, dtype, device, scenario.checkpointing)
     optimizer = scenario.method.prepare(model)
     if isinstance(optimizer, Switching):
         optimizer.switch()

@@ -36,20 +36,25 @@ class Walk:
     refreshing: bool = False
     """whether this is a step with periodic work"""
     phase: str = BACKWARD
+    saved_as: str = ACTIVATION
+    """the category of what layers saved: extra where backward made it, running a layer once more"""
     worst: Instant = field(default_factory=lambda: Instant("", "", {}))
     _to_update: tuple[str, int, int] | None = None
     """of a weight that is updated inside backward: its name, the bytes of its gradient, and the update's scratch"""
 
-    def at(self, name: str, *, grad: int = 0, extra: int = 0, activation: int = 0) -> None:
+    def at(self, name: str, *, grad: int = 0, extra: int = 0, activation: int = 0, kept: int = 0) -> None:
         """At a point called `name`, so many bytes of each kind come (positive) or go (negative).
+
+        `kept` is activation which forward left, however `activation`, what layers saved, is booked.
 
         A weight whose gradient is there is updated once the operation that made it has let go of what it held.
         """
         self.alive[GRAD] += grad
         self.alive[EXTRA] += extra
-        self.alive[ACTIVATION] += activation
+        self.alive[self.saved_as] += activation
+        self.alive[ACTIVATION] += kept
         self._note(name)
-        if self._to_update and max(grad, extra, activation) <= 0:
+        if self._to_update and max(grad, extra, activation, kept) <= 0:
             (weight, size, scratch), self._to_update = self._to_update, None
             self.passing(f"{weight} update", scratch)
             self.at(f"{weight} gradient freed", extra=-size)

@@ -61,6 +61,31 @@ def test_activation_by_hand() -> None:
     assert formula(case_of(batch_size=2, seq_len=10)).activation == expected
 
 
+def test_activation_of_checkpointed_layers_by_hand() -> None:
+    """Of each layer its input alone, (N, C); the head, the tables and the loop hold what they do without."""
+    n, t, c, v = 2 * 10, 10, 128, 64
+    head = 2 * n * c * 2 + 4 * n + 4 * n * v + 4
+    for layers in (1, 7):
+        case = case_of(batch_size=2, seq_len=10, num_layers=layers, checkpointing=True)
+        assert formula(case).activation == layers * n * c * 2 + head + 2 * t * 32 * 2 + 2 * 8 * n + 4
+
+
+def test_peak_of_checkpointed_layers_by_hand() -> None:
+    """In backward of the last layer's MLP: beside what forward left but the head's, all of that layer again, and the
+    gradients of head, final norm and down_proj, of the loss, the layer's output, the product and both its factors. The
+    product is gone."""
+    case = case_of(num_layers=4, checkpointing=True)
+    costs = formula(case)
+    n, t, c, f, heads = 8 * 256, 256, 128, 352, 4
+    layer = 2 * (2 * n * c * 2 + 4 * n) + 4 * n * c * 2 + 4 * n * heads + 24 + 4 * n * f * 2
+    left = 4 * n * c * 2 + 2 * t * 32 * 2 + 2 * 8 * n + 4
+    grads = 2 * (64 * c + c + f * c)
+    passing = 4 + n * c * 2 + 3 * n * f * 2 - n * f * 2
+    again = layer - n * c * 2
+    assert costs.peak == costs.steady + left + again + grads + passing
+    assert (costs.peak_phase, costs.peak_at) == ("backward", "layer 3 mlp product")
+
+
 def test_peak_in_the_loss_by_hand() -> None:
     """Batch 8 x 256 and 32000 words: parameters, states, what forward saved, and two more (N, V) fp32 beside the bf16
     logits, which the float copy let go: log-softmax, its gradient, the gradient of the loss."""

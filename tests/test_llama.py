@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from memprof.api import plan
+from memprof.catalogue import get_method
 from memprof.formula import formula
 from memprof.llama import LlamaForCausalLM, build_model, cross_entropy, rotary_tables, rotate
 from memprof.shapes import SHAPES, get_shape
@@ -254,3 +256,63 @@ def test_slices_of_one_batch_are_taken_as_they_come() -> None:
     model = build_model("9m", num_layers=1, vocab_size=64)
     tokens = torch.randint(64, (3, 9))
     assert torch.equal(model(tokens[:, :-1], tokens[:, 1:]), model(tokens[:, :-1].clone(), tokens[:, 1:].clone()))
+
+
+def trained(method: str, steps: int = 3, accumulation: int = 1, **how: Any) -> tuple[list[Tensor], list[Tensor]]:
+    """Losses and parameters of a few steps of a plain loop, the model built in the way `how` says."""
+    torch.manual_seed(0)
+    model = build_model("9m", num_layers=2, vocab_size=VOCABULARY, **how)
+    optimizer = get_method(method, lr=0.01).prepare(model)
+    losses = []
+    for _ in range(steps):
+        for _ in range(accumulation):
+            loss = model(*synthetic_batch(2, 8, VOCABULARY, torch.device("cpu"))) / accumulation
+            loss.backward()
+            losses.append(loss.detach())
+        optimizer.step()
+        optimizer.zero_grad()
+    return losses, list(model.state_dict().values())
+
+
+@variants
+def test_checkpointing_leaves_loss_and_gradients_bitwise_as_they_are(shape: dict[str, Any]) -> None:
+    plain, checkpointed = tiny(**shape), tiny(checkpointing=True, **shape)
+    losses = [model(*batch()) for model in (plain, checkpointed)]
+    assert torch.equal(*losses)
+    for loss in losses:
+        loss.backward()
+    for (name, p), q in zip(plain.named_parameters(), checkpointed.parameters(), strict=True):
+        assert p.grad is not None and q.grad is not None
+        assert torch.equal(p.grad, q.grad), f"{name}: off by {(p.grad - q.grad).abs().max():.2e}"
+
+
+@pytest.mark.parametrize(
+    ("method", "accumulation"),
+    [("adamw", 1), ("adamw", 2), ("galore:per_layer=true", 1), ("lora", 2), ("dora", 1), ("sltrain", 2), ("grass", 2),
+     ("q-galore", 1), ("loqt", 1)],
+)  # fmt: skip
+def test_checkpointed_training_is_bitwise_the_plain_one(method: str, accumulation: int) -> None:
+    """Through layers of the methods' own, updates inside backward and accumulated gradients."""
+    plain = trained(method, accumulation=accumulation)
+    checkpointed = trained(method, accumulation=accumulation, checkpointing=True)
+    for seen, expected in zip(checkpointed, plain, strict=True):
+        assert all(torch.equal(one, other) for one, other in zip(seen, expected, strict=True))
+
+
+def layers_run(model: LlamaForCausalLM, run: Callable[[], object]) -> int:
+    """How often `run` runs a decoder layer."""
+    calls: list[object] = []
+    hooks = [layer.register_forward_pre_hook(lambda *_: calls.append(1)) for layer in model.model.layers]
+    run()
+    for hook in hooks:
+        hook.remove()
+    return len(calls)
+
+
+def test_backward_runs_each_checkpointed_layer_once_more() -> None:
+    model = tiny(checkpointing=True)
+    losses: list[Tensor] = []
+    assert layers_run(model, lambda: losses.append(model(*batch()))) == 2
+    assert layers_run(model, lambda: losses[0].backward()) == 2
+    with torch.no_grad():
+        assert layers_run(model, lambda: model(*batch())) == 2

@@ -17,7 +17,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
     frozenset(layer.split())
     for layer in (
         "errors",
-        "units lock interrupt durable setting schema record difference method timeline history walk",
+        "units lock interrupt durable setting schema record difference explanation method timeline history walk",
         "shapes",
         "scenario model_config",
         "optimizer",
@@ -27,7 +27,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "llama",
         "remember ledger allocator device",
         "step",
-        "instants formula trace watch timing measure",
+        "sizes instants formula trace watch timing measure",
         "oom child headroom runner worker",
         "explain",
         "report run_file resume store diff papers pytest_plugin",
@@ -59,6 +59,7 @@ REPORT_READS = {
     "durable",
     "record",
     "difference",
+    "explanation",
     "timeline",
     "report",
 }  # timeline for the names of categories

@@ -40,6 +40,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "seq_len": {"seq_len": 255},
     "dtype": {"dtype": "fp16"},
     "kernels": {"kernels": "cpu"},
+    "checkpointing": {"checkpointing": True},
     "device": {"device": "cpu"},
     "seed": {"seed": 1},
 }
@@ -59,7 +60,6 @@ def test_what_identifies_a_scenario_is_all_of_it() -> None:
     ("fields", "named"),
     [
         ({"dtype": "amp"}, "dtype amp"),
-        ({"checkpointing": True}, "checkpointing"),
         ({"loss_chunks": 4}, "loss_chunks 4"),
         ({"clip_grad_norm": 1.0}, "clip_grad_norm 1.0"),
     ],

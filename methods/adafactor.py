@@ -22,8 +22,9 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from memprof.method import Footprint, Method, Weight, groups, named_weights
+from memprof.method import Footprint, Method, Weight, named_weights
 from memprof.methods.parts.adafactor_update import update_together_
+from memprof.methods.parts.batches import Batches
 from memprof.methods.parts.factored_moments import FP32_BYTES, decay_moments_, new_state
 from memprof.optimizer import KeepsDtypes, MethodOptimizer, with_grad
 from memprof.setting import setting
@@ -34,9 +35,7 @@ class AdafactorOptimizer(KeepsDtypes, MethodOptimizer):
 
     def __init__(self, model: nn.Module, method: Adafactor) -> None:
         pairs = [(weight, p) for weight, p in named_weights(model) if p.requires_grad]
-        self.method = method
-        self.weight_of: dict[Tensor, Weight] = {p: weight for weight, p in pairs}
-        self.scratch_limit = method.scratch_limit(self.weight_of.values())
+        self.batches = Batches(method, {p: weight for weight, p in pairs})
         super().__init__([p for _, p in pairs], {**method.hyperparameters(), "step": 0})
 
     def update(self) -> None:
@@ -51,11 +50,8 @@ class AdafactorOptimizer(KeepsDtypes, MethodOptimizer):
             if not self.state[p]:
                 self.state[p] = new_state(p, p.shape, group["beta1"] is not None)
         decay_moments_([self.state[p] for p in params], group)
-        for batch in groups(params, self._scratch, self.scratch_limit, lambda p: p.shape):
+        for batch in self.batches.of(params):
             update_together_(batch, [self.state[p] for p in batch], group)
-
-    def _scratch(self, p: Tensor) -> int:
-        return self.method.formula(self.weight_of[p]).transient
 
 
 @dataclass(frozen=True, slots=True)

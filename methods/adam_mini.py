@@ -30,7 +30,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from memprof.method import BLOCK_MEANS, Footprint, Method, Role, Weight, groups, largest_nbytes, named_weights
+from memprof.method import BLOCK_MEANS, Footprint, Method, Role, Weight, largest_nbytes, named_weights
+from memprof.methods.parts.batches import Batches
 from memprof.methods.parts.block_means import add_mean_squares_, divide_
 from memprof.optimizer import PIECE, Group, KeepsDtypes, MethodOptimizer, mixed_adamw_, step_tensor, with_grad
 from memprof.setting import setting
@@ -68,7 +69,7 @@ class AdamMiniOptimizer(KeepsDtypes, MethodOptimizer):
         pairs = [(weight, parameter) for weight, parameter in named_weights(model) if parameter.requires_grad]
         self.method = method
         self.weight_of: dict[Tensor, Weight] = {parameter: weight for weight, parameter in pairs}
-        self.scratch_limit = method.scratch_limit(self.weight_of.values())
+        self.batches = Batches(method, self.weight_of)
         names = ("lr", "betas", "eps", "weight_decay")
         defaults = {name: getattr(method, name) for name in names}
         super().__init__([parameter for _, parameter in pairs], {**defaults, "step": 0})
@@ -83,17 +84,11 @@ class AdamMiniOptimizer(KeepsDtypes, MethodOptimizer):
     def _update(self, params: list[Tensor], group: Group) -> None:
         vmeans = [state["vmean"] for state in map(self._state, params) if "vmean" in state]
         torch._foreach_mul_(vmeans, group["betas"][1])
-        for batch in groups(params, self._scratch, self.scratch_limit, self._kind):
+        for batch in self.batches.of(params):
             if "v" in self.state[batch[0]]:
                 self._adam(batch, group)
             else:
                 self._update_batch(batch, group)
-
-    def _kind(self, p: Tensor) -> Hashable:
-        return self.method.update_kind(self.weight_of[p])
-
-    def _scratch(self, p: Tensor) -> int:
-        return self.method.formula(self.weight_of[p]).transient
 
     def _update_batch(self, ps: list[Tensor], group: Group) -> None:
         """Weights of one shape and partition; a function of its own, so that its scratch is gone before the next."""

@@ -23,7 +23,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from memprof.method import Footprint, Method, Weight, groups, named_weights
+from memprof.method import Footprint, Method, Weight, named_weights
+from memprof.methods.parts.batches import Batches
 from memprof.methods.parts.factored_moments import FP32_BYTES, factors, load_, load_product_, move_, raw_updates_
 from memprof.optimizer import Group, KeepsDtypes, MethodOptimizer, with_grad
 from memprof.setting import setting
@@ -87,9 +88,7 @@ class CAMEOptimizer(KeepsDtypes, MethodOptimizer):
 
     def __init__(self, model: nn.Module, method: CAME) -> None:
         pairs = [(weight, p) for weight, p in named_weights(model) if p.requires_grad]
-        self.method = method
-        self.weight_of: dict[Tensor, Weight] = {p: weight for weight, p in pairs}
-        self.scratch_limit = method.scratch_limit(self.weight_of.values())
+        self.batches = Batches(method, {p: weight for weight, p in pairs})
         super().__init__([p for _, p in pairs], method.hyperparameters())
 
     def update(self) -> None:
@@ -106,11 +105,8 @@ class CAMEOptimizer(KeepsDtypes, MethodOptimizer):
         decay_(states, "exp_avg_sq", group["betas"][1], group["eps1"])
         if any(p.ndim > 1 for p in params):
             decay_(states, "exp_avg_res", group["betas"][2], group["eps2"])
-        for batch in groups(params, self._scratch, self.scratch_limit, lambda p: p.shape):
+        for batch in self.batches.of(params):
             update_together_(batch, [self.state[p] for p in batch], group)
-
-    def _scratch(self, p: Tensor) -> int:
-        return self.method.formula(self.weight_of[p]).transient
 
 
 @dataclass(frozen=True, slots=True)

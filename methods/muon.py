@@ -25,7 +25,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from memprof.method import Footprint, Method, Weight, groups, largest_nbytes
+from memprof.method import Footprint, Method, Weight, largest_nbytes
+from memprof.methods.parts.batches import Batches
 from memprof.optimizer import Group, MatrixOptimizer, adamw_footprint
 from memprof.setting import setting
 
@@ -60,7 +61,7 @@ class MuonOptimizer(MatrixOptimizer):
         lr = ADAM_SHARE * method.lr if method.adam_lr is None else method.adam_lr
         super().__init__(model, lr=lr, betas=method.betas, eps=method.eps, weight_decay=method.weight_decay)
         self.method = method
-        self.scratch_limit = method.scratch_limit(self.weight_of.values())
+        self.batches = Batches(method, self.weight_of)
         for group in self.param_groups:
             if group["matrices"]:
                 group.update(lr=method.lr, momentum=method.momentum)
@@ -76,11 +77,8 @@ class MuonOptimizer(MatrixOptimizer):
         torch._foreach_lerp_([self.state[p]["momentum_buffer"] for p in params], grads, 1 - group["momentum"])
         if group["weight_decay"]:
             torch._foreach_mul_(list(params), 1 - group["lr"] * group["weight_decay"])
-        for batch in groups(params, self._scratch, self.scratch_limit, lambda p: p.shape):
+        for batch in self.batches.of(params):
             self._update_batch(batch, group)
-
-    def _scratch(self, p: Tensor) -> int:
-        return self.method.formula(self.weight_of[p]).transient  # type: ignore[index]
 
     def _update_batch(self, ps: list[Tensor], group: Group) -> None:
         """Matrices of one shape; a function of its own, so that its scratch is gone before the next."""

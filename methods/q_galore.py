@@ -74,14 +74,13 @@ class QGaLore(InnerMethod):
         self.weight_store.adapt(model)
         return QGaLoreOptimizer(
             model,
+            bound,
             inner=self.inner_optimizer,
             lazy=LazyRefresh.of(self),
             bases=self.basis_store,
             rank=known_rank(self.name, bound.rank),
             scale=self.scale,
             seed=self.seed,
-            scratch=lambda weight: max(bound.scratch(weight)),
-            scratch_limit=self.scratch_limit,
             lr=self.lr,
             betas=self.betas,
             eps=self.eps,

@@ -5,13 +5,13 @@ Letters as in galore_mini.py; the arithmetic of the second moments is in divisor
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-from memprof.method import Footprint, Weight, groups, known_rank, named_weights
+from memprof.method import Weight, known_rank, named_weights
+from memprof.methods.parts.batches import Batches, Costs
 from memprof.methods.parts.divisors import Divided, divide, take_off_, update_vmeans_
 from memprof.methods.parts.fused_adamw import AdamWFields
 from memprof.methods.parts.lazy import HasLazySettings, LazyRefresh, first_vector
@@ -19,7 +19,7 @@ from memprof.methods.parts.projection import basis_shape, is_tall, low_rank_shap
 from memprof.optimizer import Group, MethodOptimizer, Periodic, with_grad
 
 
-class Settings(HasLazySettings, AdamWFields, Protocol):
+class Settings(HasLazySettings, AdamWFields, Costs, Protocol):
     """What the optimizer asks of a bound `GaLoreMini`."""
 
     @property
@@ -30,8 +30,6 @@ class Settings(HasLazySettings, AdamWFields, Protocol):
     def rank(self) -> int | None: ...
     @property
     def scale(self) -> float: ...
-    def formula(self, weight: Weight) -> Footprint: ...
-    def scratch_limit(self, weights: Iterable[Weight]) -> int: ...
     def divides(self, weight: Weight) -> str: ...
     def blocks(self, weight: Weight) -> int: ...
 
@@ -47,8 +45,7 @@ class GaLoreMiniOptimizer(Periodic, MethodOptimizer):
         self.weight_of: dict[Tensor, Weight] = {parameter: weight for weight, parameter in named_weights(model)}
         self.method, self.lazy = method, LazyRefresh.of(method)
         self.rank = known_rank(method.name, method.rank)
-        self.scratch_of = {p: method.formula(weight).transient for p, weight in self.weight_of.items()}
-        self.scratch_limit = method.scratch_limit(self.weight_of.values())
+        self.batches = Batches(method, self.weight_of)
         defaults = {"lr": method.lr, "betas": method.betas, "eps": method.eps, "step": 0}
         super().__init__(list(self.weight_of), {**defaults, "weight_decay": method.weight_decay})
 
@@ -58,7 +55,7 @@ class GaLoreMiniOptimizer(Periodic, MethodOptimizer):
             params = with_grad(group)
             for p in params:  # before any scratch exists, so that the two never add up
                 self._prepare_state(p, group["step"], asked)
-            for batch in groups(params, self.scratch_of.__getitem__, self.scratch_limit):
+            for batch in self.batches.of(params):
                 self._update_batch(batch, group)
             group["step"] += 1
 

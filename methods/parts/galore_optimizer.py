@@ -5,20 +5,21 @@ Letters as in galore.py. Descendants of GaLore change what happens between: see 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from memprof.method import Weight, groups
+from memprof.method import Weight
+from memprof.methods.parts.batches import Batches, Costs
 from memprof.methods.parts.fused_adamw import AdamWFields
 from memprof.methods.parts.galore_inner import Inner
 from memprof.methods.parts.sides import Projection
 from memprof.optimizer import Group, KeepsDtypes, MatrixOptimizer
 
 
-class Settings(AdamWFields, Protocol):
+class Settings(AdamWFields, Costs, Protocol):
     """What the optimizer asks of a bound `GaLore`."""
 
     @property
@@ -28,8 +29,6 @@ class Settings(AdamWFields, Protocol):
     @property
     def inner_optimizer(self) -> Inner: ...
     def projection(self, weight: Weight) -> Projection: ...
-    def scratch(self, weight: Weight) -> int: ...
-    def scratch_limit(self, weights: Iterable[Weight]) -> int: ...
     def refresh_steps(self, horizon: int) -> Sequence[int]: ...
 
 
@@ -43,7 +42,7 @@ class GaLoreOptimizer(KeepsDtypes, MatrixOptimizer):
     def __init__(self, model: nn.Module, method: Settings) -> None:
         super().__init__(model, lr=method.lr, betas=method.betas, eps=method.eps, weight_decay=method.weight_decay)
         self.method, self.inner = method, method.inner_optimizer
-        self.scratch_limit = method.scratch_limit(self.weight_of.values())
+        self.batches = Batches(method, self.weight_of)
         self.projection_of: dict[Tensor, Projection] = {
             p: method.projection(weight) for p, weight in self.weight_of.items() if weight.is_matrix
         }
@@ -62,7 +61,7 @@ class GaLoreOptimizer(KeepsDtypes, MatrixOptimizer):
                 self.refresh(p)
         if self.inner.scalars:  # one count for all batches
             group = {**group, "count": self.inner.count(group, params[0].device)}
-        for batch in groups(params, self._scratch, self.scratch_limit):
+        for batch in self.batches.of(params):
             self._update_batch(batch, group)
 
     def correct_gradients(self, params: Sequence[Tensor]) -> None:
@@ -78,9 +77,6 @@ class GaLoreOptimizer(KeepsDtypes, MatrixOptimizer):
         for key, top in tops.items():
             basis = self.state[p][key]
             basis.copy_(torch.where(finite, top, basis))
-
-    def _scratch(self, p: Tensor) -> int:
-        return self.method.scratch(self.weight_of[p])  # type: ignore[index]
 
     def _make_state(self, p: Tensor) -> bool:
         """Make the state of a matrix that has none; whether it had none."""

@@ -20,7 +20,8 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
-from memprof.method import Footprint, RankedMethod, Weight, groups, known_rank, largest_nbytes
+from memprof.method import RankedMethod, Weight, known_rank, largest_nbytes
+from memprof.methods.parts.batches import Batches, Costs
 from memprof.methods.parts.fused_adamw import AdamWFields
 from memprof.methods.parts.galore_inner import AdamWInner, torch_eps
 from memprof.methods.parts.projection import basis_shape, is_tall, top_subspace
@@ -76,7 +77,7 @@ class ScalingMethod(RankedMethod):
         return max(weight.shape)
 
 
-class ScalingSettings(AdamWFields, Protocol):
+class ScalingSettings(AdamWFields, Costs, Protocol):
     """What the optimizer asks of a bound method."""
 
     @property
@@ -85,9 +86,6 @@ class ScalingSettings(AdamWFields, Protocol):
     def rank(self) -> int | None: ...
     @property
     def update_gap(self) -> int: ...
-    def formula(self, weight: Weight) -> Footprint: ...
-    def update_kind(self, weight: Weight) -> Hashable: ...
-    def scratch_limit(self, weights: Iterable[Weight]) -> int: ...
 
 
 class ScalingOptimizer(KeepsDtypes, MatrixOptimizer):
@@ -102,9 +100,7 @@ class ScalingOptimizer(KeepsDtypes, MatrixOptimizer):
         super().__init__(model, lr=method.lr, betas=method.betas, eps=method.eps, weight_decay=method.weight_decay)
         self.rank, self.update_gap = known_rank(method.name, method.rank), method.update_gap
         self.inner = AdamWInner()
-        self.scratch_of = {p: method.formula(weight).transient for p, weight in self.weight_of.items()}
-        self.kind_of = {p: method.update_kind(weight) for p, weight in self.weight_of.items()}
-        self.scratch_limit = method.scratch_limit(self.weight_of.values())
+        self.batches = Batches(method, self.weight_of)
 
     def is_due(self, step: int) -> bool:
         return step % self.update_gap == 0
@@ -115,7 +111,7 @@ class ScalingOptimizer(KeepsDtypes, MatrixOptimizer):
             if new or refresh:
                 self.refresh(p, new)
         step = step_tensor(group["step"] + 1, params[0].device)
-        for batch in groups(params, self._scratch, self.scratch_limit, self._kind):
+        for batch in self.batches.of(params):
             self._update_batch(batch, group, step)
         if group["weight_decay"]:
             torch._foreach_mul_(list(params), 1 - group["lr"] * group["weight_decay"])
@@ -127,12 +123,6 @@ class ScalingOptimizer(KeepsDtypes, MatrixOptimizer):
     @abstractmethod
     def _update_batch(self, params: list[Tensor], group: Group, step: Tensor) -> None:
         """Update K matrices of one L."""
-
-    def _scratch(self, p: Tensor) -> int:
-        return self.scratch_of[p]  # type: ignore[index]
-
-    def _kind(self, p: Tensor) -> Hashable:
-        return self.kind_of[p]  # type: ignore[index]
 
     def _make_state(self, p: Tensor) -> bool:
         """Make the state of a weight that has none; whether it had none."""

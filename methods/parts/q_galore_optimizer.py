@@ -5,13 +5,13 @@ Letters as in q_galore.py.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from memprof.method import Weight, groups
+from memprof.methods.parts.batches import Batches, Costs
 from memprof.methods.parts.draws import generator
 from memprof.methods.parts.galore_inner import AdamWInner, Inner
 from memprof.methods.parts.galore_optimizer import like_views
@@ -47,6 +47,7 @@ class QGaLoreOptimizer(KeepsDtypes, MatrixOptimizer):
     def __init__(
         self,
         model: nn.Module,
+        method: Costs,
         *,
         inner: Inner,
         lazy: LazyRefresh,
@@ -54,15 +55,12 @@ class QGaLoreOptimizer(KeepsDtypes, MatrixOptimizer):
         rank: int,
         scale: float,
         seed: int,
-        scratch: Callable[[Weight], int],
-        scratch_limit: Callable[[Sequence[Weight]], int],
         **hyperparameters: Any,
     ) -> None:
         super().__init__(model, **hyperparameters)
         self.inner, self.lazy, self.bases = inner, lazy, bases
         self.rank, self.scale, self.seed = rank, scale, seed
-        self.scratch_of: dict[Tensor, int] = {p: scratch(weight) for p, weight in self.weight_of.items()}
-        self.scratch_limit = scratch_limit(list(self.weight_of.values()))
+        self.batches = Batches(method, self.weight_of)
         layers = [layer for layer in model.modules() if isinstance(layer, IntegerLinear)]
         self.layer_of: dict[Tensor, IntegerLinear] = {layer.anchor: layer for layer in layers}
         inner.keep_once(next(iter(self.weight_of)).device)
@@ -77,7 +75,7 @@ class QGaLoreOptimizer(KeepsDtypes, MatrixOptimizer):
             if new or refresh or self.lazy.is_due(self.state[p], group["step"]):
                 self.refresh(p, compare=not new)
         draws = generator(step_seed(self.seed, group["step"]), params[0].device)
-        for batch in groups(params, self.scratch_of.__getitem__, self.scratch_limit):
+        for batch in self.batches.of(params):
             self._update_batch(batch, group, draws)
 
     def _make_state(self, p: Tensor) -> bool:

@@ -298,7 +298,7 @@ def test_runs_on_meta_tensors_and_so_without_reading_any(method: Adafactor, dtyp
 def test_weights_of_one_shape_step_together_as_each_would_alone(method: Adafactor, dtype: torch.dtype) -> None:
     together, alone = tiny(dtype), tiny(dtype)
     one, many = method.prepare(alone), method.prepare(together)
-    one.scratch_limit = 0
+    one.batches.limit = 0
     for step in range(3):
         for model, optimizer in ((together, many), (alone, one)):
             set_gradients(model, step)

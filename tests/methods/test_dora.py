@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from memprof.llama import LlamaForCausalLM, build_model
-from memprof.method import Footprint, Role, Weight, named_weights
+from memprof.method import STEP, Footprint, Role, Weight, named_weights
 from memprof.methods.dora import DoRA, DoRALinear, ScaledProductBackward, row_norms
 from memprof.methods.redora import ReDoRA
 
@@ -150,6 +150,7 @@ def test_formula_by_hand_and_what_autograd_saves(dtype: torch.dtype) -> None:
         param=(120 + 3 * 22 + 10) * e + 10 * 4,
         grad=(3 * 22 + 10) * e,
         optimizer_state=2 * (3 * 22 + 10) * e + 3 * 4,
+        parts={STEP: 3 * 4},
         saved_per_token=(3 + 10) * e,
         saved=10 * e,
         backward=ScaledProductBackward(output=10 * e, hidden=3 * e),

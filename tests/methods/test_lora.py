@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from memprof.errors import MemprofError
 from memprof.llama import LlamaForCausalLM, build_model
-from memprof.method import Footprint, Weight, named_weights
+from memprof.method import STEP, Footprint, Weight, named_weights
 from memprof.methods.lora import LoRA, LoRALinear
 from memprof.methods.low_rank import ProductBackward
 from memprof.methods.parts.fused_adamw import FusedAdamW
@@ -202,6 +202,7 @@ def test_rank_is_bound_to_the_model() -> None:
         param=(128 * 128 + 2 * 256) * 4,
         grad=2 * 256 * 4,
         optimizer_state=2 * 2 * 256 * 4 + 8,
+        parts={STEP: 8},
         saved_per_token=8,
         backward=ProductBackward(b_grad=2 * 128 * 4, scaled=True, beside=True),
     )

@@ -64,7 +64,7 @@ def test_matrices_of_one_shape_step_together_as_each_would_alone(nesterov: bool,
     alone.load_state_dict(together.state_dict())
     method = Muon(ns_dtype=None, nesterov=nesterov)
     many, one = method.prepare(together), method.prepare(alone)
-    one.scratch_limit = 0
+    one.batches.limit = 0
     for _ in range(2):
         for p, q in zip(together.parameters(), alone.parameters(), strict=True):
             p.grad = torch.randn_like(p)

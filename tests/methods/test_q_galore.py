@@ -174,7 +174,7 @@ def test_groups_of_weights_do_not_change_the_update() -> None:
     for model, limit in zip(models, (None, 0), strict=True):
         optimizer = METHOD.prepare(model)
         assert isinstance(optimizer, QGaLoreOptimizer)
-        optimizer.scratch_limit = optimizer.scratch_limit if limit is None else limit
+        optimizer.batches.limit = optimizer.batches.limit if limit is None else limit
         for seed in range(3):
             set_gradients(model, seed)
             optimizer.step()

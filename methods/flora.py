@@ -2,7 +2,7 @@
 
 Hao et al. 2024, "Flora: Low-Rank Adapters Are Secretly Gradient Compressors", arXiv:2402.03293. Follows the authors'
 flora_opt 0.0.3 (Flora for PyTorch). Shapes: a weight is (M, N); S and L are its shorter and longer side; R is the
-rank; P is the projector, (S, R). The moment is kept as (L, R). States are fp32 whatever the parameter's dtype.
+rank; P is the projector, (S, R). The moment is kept as (L, R). States are fp32 (fp64 for an fp64 weight).
 
     u = Adafactor's G / sqrt(V); step with (1 - beta1) u + beta1 m P^T; m = beta1 m + (1 - beta1) u P
     and every kappa steps m = m P^T P' goes over to the next projector P', before u is taken in
@@ -33,7 +33,6 @@ from torch import Tensor, nn
 
 from memprof.method import Footprint, RankedMethod, Weight, bound_rank, known_rank, named_weights
 from memprof.methods.parts.factored_moments import (
-    FP32_BYTES,
     SCALARS,
     clip_factor,
     decay_moments_,
@@ -41,7 +40,7 @@ from memprof.methods.parts.factored_moments import (
     normalised,
     step_size,
 )
-from memprof.methods.parts.projection import is_tall
+from memprof.methods.parts.projection import is_tall, wide_itemsize
 from memprof.methods.parts.random_projection import draw_, integers, next_seed
 from memprof.optimizer import Group, KeepsDtypes, MethodOptimizer, Periodic, with_grad
 from memprof.setting import setting
@@ -167,8 +166,8 @@ class Flora(RankedMethod):
 
         Transient, the largest of, beside update (M, N) fp32: the larger of the row factor (M, 1) and the column factor
         (N,); P (S, R) + projected update (L, R); the step size () and the clipping (); below fp32, a copy of the weight
-        (M, N) and the step size (). All fp32. Refresh: P and P' (S, R) + projected update (L, R) + P^T P' (R, R)
-        + the moment in P' (L, R).
+        (M, N) and the step size (). Refresh: P and P' (S, R) + projected update (L, R) + P^T P' (R, R) + the moment in
+        P' (L, R). All fp32, of an fp64 weight fp64.
         """
         rank = known_rank(self.name, self.rank)
         if weight.is_matrix:
@@ -182,13 +181,13 @@ class Flora(RankedMethod):
             short, long = min(weight.shape), max(weight.shape)
             beside = max(beside, rank * (short + long))
             resampling = weight.numel + rank * (2 * short + 2 * long + rank)
-        alive = weight.numel + beside
-        if weight.itemsize < FP32_BYTES:
+        alive, width = weight.numel + beside, wide_itemsize(weight.itemsize)
+        if weight.itemsize < width:
             alive = max(alive, 2 * weight.numel + 1)
         return Footprint(
             param=weight.nbytes,
             grad=weight.nbytes,
-            optimizer_state=FP32_BYTES * (first_moment + (sum(factors) if factors else weight.numel)),
-            transient=FP32_BYTES * alive,
-            refresh=FP32_BYTES * resampling,
+            optimizer_state=width * (first_moment + (sum(factors) if factors else weight.numel)),
+            transient=width * alive,
+            refresh=width * resampling,
         )

@@ -31,7 +31,8 @@ from typing import ClassVar, Literal
 
 from torch import nn
 
-from memprof.method import BASIS, Footprint, Weight, bound_rank, known_rank, named_weights
+from memprof.errors import MemprofError
+from memprof.method import BASIS, Footprint, Method, Weight, bound_rank, known_rank, named_weights
 from memprof.methods.adafactor import Adafactor
 from memprof.methods.parts.galore_compact import INNERS, make_inner
 from memprof.methods.parts.galore_inner import Inner, InnerMethod
@@ -72,6 +73,12 @@ class GaLore(InnerMethod):
     betas: tuple[float, float] = setting((0.9, 0.999), "decay of the first and second moment", least=0, below=1)
     eps: float = setting(1e-6, "added to the root of the second moment before its bias correction", above=0)
     weight_decay: float = setting(0.0, "decoupled weight decay, after the update", least=0, papers="0")
+
+    def __post_init__(self) -> None:
+        Method.__post_init__(self)
+        if self.beta1 is not None and self.inner != "adafactor":
+            here = f"{self.inner} takes betas={self.beta1:g}/{self.betas[1]:g}"
+            raise MemprofError(f"{self.name}: beta1={self.beta1:g} needs inner=adafactor; {here}")
 
     def prepare(self, model: nn.Module) -> GaLoreOptimizer:
         return GaLoreOptimizer(model, self.bind(weight for weight, _ in named_weights(model)))

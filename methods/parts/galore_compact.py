@@ -20,8 +20,9 @@ from memprof.method import Footprint, Weight
 from memprof.methods.parts import blockwise
 from memprof.methods.parts.adafactor_update import update_weights_ as adafactor_
 from memprof.methods.parts.adam8bit import adam8bit_
-from memprof.methods.parts.factored_moments import FP32_BYTES, clip_factor, decay_moments_, new_state, normalised
+from memprof.methods.parts.factored_moments import clip_factor, decay_moments_, new_state, normalised
 from memprof.methods.parts.galore_inner import AdamWInner, Inner, State
+from memprof.methods.parts.projection import wide_itemsize
 from memprof.optimizer import Group
 
 
@@ -73,11 +74,11 @@ class AdafactorInner(Inner):
 
     def state_bytes(self, shape: Sequence[int], itemsize: int) -> int:
         first = math.prod(shape) if self.method.beta1 is not None else 0
-        return FP32_BYTES * (first + sum(shape))
+        return wide_itemsize(itemsize) * (first + sum(shape))
 
     def scratch_bytes(self, shape: Sequence[int], itemsize: int) -> int:
-        """The update in fp32, beside the factor of its rows, (R or L, 1), or of its columns, or the clipping ()."""
-        return FP32_BYTES * (math.prod(shape) + max(*shape, 1))
+        """The update, fp32 or fp64, beside the factor of its rows, (R or L, 1), or of its columns, or the clipping."""
+        return wide_itemsize(itemsize) * (math.prod(shape) + max(*shape, 1))
 
     def footprint(self, weight: Weight) -> Footprint:
         return self.method.formula(weight)

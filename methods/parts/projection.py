@@ -39,7 +39,7 @@ def low_rank_shape(shape: Sequence[int], rank: int) -> tuple[int, int]:
 
 
 def wide_itemsize(itemsize: int) -> int:
-    """Bytes of an element of the Gram matrix: fp32, fp64 for fp64 gradients."""
+    """Bytes of an element of what is computed in fp32, and in fp64 for fp64 weights: the Gram matrix, say."""
     return max(4, itemsize)
 
 

@@ -84,15 +84,6 @@ def test_without_a_first_moment_flora_is_adafactor() -> None:
     assert list(method.refresh_steps(10)) == []
 
 
-def test_states_of_an_fp64_model_are_fp64() -> None:
-    model = tiny(torch.float64)
-    optimizer = METHOD.prepare(model)
-    set_gradients(model, 0)
-    optimizer.step()
-    kept = [value for state in optimizer.state.values() for value in state.values() if isinstance(value, Tensor)]
-    assert {tensor.dtype for tensor in kept} == {torch.float64}
-
-
 def test_projectors_change_at_every_third_step_and_when_asked() -> None:
     model = tiny()
     optimizer = METHOD.prepare(model)
@@ -109,15 +100,15 @@ def test_projectors_change_at_every_third_step_and_when_asked() -> None:
     assert list(METHOD.refresh_steps(7)) == [2, 5]
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_states_are_fp32_and_the_formulas_bytes(dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("dtype", [*DTYPES, torch.float64])
+def test_states_are_fp32_at_least_and_the_formulas_bytes(dtype: torch.dtype) -> None:
     model = tiny(dtype)
     optimizer = METHOD.prepare(model)
     set_gradients(model, 0)
     optimizer.step()
     for weight, p in named_weights(model):
         tensors = [value for value in optimizer.state[p].values() if isinstance(value, Tensor)]
-        assert all(tensor.dtype == torch.float32 for tensor in tensors)
+        assert all(tensor.dtype == torch.promote_types(dtype, torch.float32) for tensor in tensors)
         assert sum(tensor.nbytes for tensor in tensors) == METHOD.formula(weight).optimizer_state, weight.name
 
 
@@ -128,7 +119,7 @@ def test_state_bytes_by_hand() -> None:
         assert Flora(rank=1024).formula(weight).optimizer_state == 4 * (1024 * 11008 + 4096 + 11008)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", [*DTYPES, torch.float64])
 @pytest.mark.parametrize("rank", [8, 128])
 @pytest.mark.parametrize("resample", [False, True])
 def test_scratch_of_a_step_is_the_formulas_to_the_byte(dtype: torch.dtype, rank: int, resample: bool) -> None:

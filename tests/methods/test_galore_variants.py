@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from memprof.api import plan
+from memprof.catalogue import get_method
 from memprof.errors import MemprofError
 from memprof.llama import LlamaForCausalLM, build_model
 from memprof.method import Role, Weight, named_weights
@@ -111,6 +112,22 @@ def test_an_unknown_side_or_inner_optimizer_names_the_known() -> None:
 
 
 # --- inner optimizers ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("inner", ["adamw", "adamw-8bit"])
+def test_a_first_moment_that_the_inner_optimizer_does_not_have_is_an_error(inner: str) -> None:
+    with pytest.raises(MemprofError, match=f"galore-ef: beta1=0.9 needs inner=adafactor; {inner} takes betas=0.9/0.9"):
+        get_method(f"galore-ef:beta1=0.9,inner={inner}")
+
+
+@pytest.mark.parametrize("beta1", [None, 0.9])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_states_of_inner_adafactor_are_the_formulas_bytes(dtype: torch.dtype, beta1: float | None) -> None:
+    method = GaLore(rank=8, inner="adafactor", beta1=beta1)
+    _, optimizer = trained(method, steps=1, dtype=dtype)
+    for p, weight in optimizer.weight_of.items():
+        held = sum(t.nbytes for t in optimizer.state[p].values())
+        assert held == method.formula(weight).optimizer_state, weight.name
 
 
 def test_adafactor_keeps_rows_and_columns_of_the_low_rank_gradient_in_fp32() -> None:

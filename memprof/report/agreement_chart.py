@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -14,37 +13,22 @@ from memprof.errors import NothingToDoError
 from memprof.record import Record
 from memprof.report import style
 from memprof.report.captions import UNIT_MEANS, witness_line
-from memprof.report.columns import SHORT
 from memprof.report.describe import models, scenario_line
-from memprof.report.rows import Row, make_rows
+from memprof.report.palette import NAMES, PALETTE
+from memprof.report.rows import make_rows
+from memprof.report.series import KEYS, Pair, agreement, verdict
 from memprof.report.style import INK, MUTED, RULE, SMALL
-from memprof.units import UNITS, counted
+from memprof.units import UNITS
 
-KEYS = ("param", "grad", "optimizer_state", "activation", "peak")
 LOOKS = dict(zip(KEYS, "osD^*", strict=True))
 SIZES = dict(zip(KEYS, (10, 7, 6, 6, 9), strict=True))  # points; parameters and gradients are often as large
 SIDE_INCHES = 6.0
 
 
-@dataclass(frozen=True, slots=True)
-class Pair:
-    """One figure of one cell, in bytes, by trace and by measurement."""
-
-    label: str
-    key: str
-    predicted: int
-    measured: int
-
-    @property
-    def gap(self) -> float:
-        """Prediction over measurement, minus one."""
-        return self.predicted / self.measured - 1 if self.measured else 0.0
-
-
 def agreement_figure(records: Sequence[Record], *, unit: str = "GiB", note: str = "", **_: object) -> Figure:
     """Every figure that both a trace and a measurement have, on logarithmic axes."""
     rows = [row for row in make_rows(records) if row.record.trace and row.record.measured]
-    pairs = [pair for row in rows for pair in agreement(row) if pair.predicted and pair.measured]
+    pairs = agreement(rows)
     if not pairs:
         raise NothingToDoError("nothing was both traced and measured; add --measure")
     means = f"{unit} = {UNIT_MEANS[unit]} bytes; " if unit in UNIT_MEANS else ""
@@ -56,23 +40,6 @@ def agreement_figure(records: Sequence[Record], *, unit: str = "GiB", note: str 
         page = style.page(title, list(filter(None, said)), [SIDE_INCHES], left=0.9, right=side)
         _panel(page.panels[0], pairs, unit)
     return page.figure
-
-
-def agreement(row: Row) -> list[Pair]:
-    """A row's figures by both witnesses."""
-    trace, measured = row.record.trace, row.record.measured
-    return [Pair(row.label, key, getattr(trace, key), getattr(measured, key)) for key in KEYS if trace and measured]
-
-
-def verdict(pairs: Sequence[Pair]) -> str:
-    """How many are equal, and which is furthest off."""
-    equal = sum(pair.predicted == pair.measured for pair in pairs)
-    worst = max(pairs, key=lambda pair: abs(pair.gap))
-    said = f"{equal} of {counted(len(pairs), 'figure')} equal to the byte"
-    if equal == len(pairs):
-        return f"{said}."
-    off = f"{worst.gap * 100:+.2f} %" if abs(worst.gap) >= 5e-5 else f"{worst.predicted - worst.measured:+d} bytes"
-    return f"{said}; furthest off: {SHORT[worst.key]} of {worst.label}, {off}."
 
 
 def _panel(axes: Axes, pairs: Sequence[Pair], unit: str) -> None:
@@ -101,13 +68,13 @@ def _panel(axes: Axes, pairs: Sequence[Pair], unit: str) -> None:
 
 
 def _colour(key: str) -> str:
-    return style.PALETTE.get(key, INK)
+    return PALETTE.get(key, INK)
 
 
 def _legend(axes: Axes, keys: set[str]) -> None:
     named = [key for key in KEYS if key in keys]
     handles = [
-        Line2D([], [], marker=LOOKS[key], color=_colour(key), linestyle="none", label=style.NAMES.get(key, key))
+        Line2D([], [], marker=LOOKS[key], color=_colour(key), linestyle="none", label=NAMES.get(key, key))
         for key in named
     ]
     handles.append(Line2D([], [], color=MUTED, linestyle=(0, (4, 3)), label="equal"))

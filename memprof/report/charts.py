@@ -8,7 +8,8 @@ from matplotlib.figure import Figure
 
 from memprof.report.agreement_chart import agreement_figure
 from memprof.report.memory_chart import memory_figure
-from memprof.report.style import PALETTE, save
+from memprof.report.palette import PALETTE
+from memprof.report.style import save
 from memprof.report.sweep_chart import sweep_figure
 from memprof.report.timeline_chart import timeline_figure
 from memprof.report.tradeoff_chart import tradeoff_figure

@@ -26,21 +26,26 @@ class Column:
     cell: Callable[[Row], str]
     rank: int
     is_text: bool = False
+    value: Callable[[Row], int | float | None] | None = None
+    """what `cell` rounds: bytes as an integer, a share or a speed as a float"""
 
 
 def choose(rows: Sequence[Row], unit: str, fits: int | None) -> list[Column]:
     """The columns that these rows have something to say in."""
     several = len({row.model for row in rows}) > 1
+    refresh = Column("Refresh peak", lambda row: size(row.refresh_peak, unit), 58, value=lambda row: row.refresh_peak)
+    paper = Column("Paper total", lambda row: size(row.paper_total, unit), 40, value=lambda row: row.paper_total)
+    rate = Column("Examples/s", lambda row: speed(row.examples_per_second), 80, value=_rate)
     candidates: list[tuple[bool, Column]] = [
         (several, Column("Model", lambda row: row.model, 100, True)),
         (True, Column("Method", lambda row: row.label, 100, True)),
         *((True, column) for column in _sizes(unit)),
-        (_any(rows, "refresh_peak"), Column("Refresh peak", lambda row: size(row.refresh_peak, unit), 58)),
-        (_any(rows, "saving"), Column("vs AdamW", saving, 90)),
-        (_any(rows, "paper_total"), Column("Paper total", lambda row: size(row.paper_total, unit), 40)),
-        (_any(rows, "difference"), Column("Formula - trace", difference, 55)),
+        (_any(rows, "refresh_peak"), refresh),
+        (_any(rows, "saving"), Column("vs AdamW", saving, 90, value=lambda row: row.saving)),
+        (_any(rows, "paper_total"), paper),
+        (_any(rows, "difference"), Column("Formula - trace", difference, 55, value=_gap)),
         (fits is not None, Column(f"Fits {limit(fits or 0, unit)}", fitting, 85)),
-        (_any(rows, "examples_per_second"), Column("Examples/s", lambda row: speed(row.examples_per_second), 80)),
+        (_any(rows, "examples_per_second"), rate),
         (any(row.status for row in rows), Column("Status", lambda row: row.status or "ok", 95, True)),
     ]
     return [column for wanted, column in candidates if wanted]
@@ -48,11 +53,22 @@ def choose(rows: Sequence[Row], unit: str, fits: int | None) -> list[Column]:
 
 def _sizes(unit: str) -> list[Column]:
     ranks = {"param": 65, "grad": 60, "optimizer_state": 75, "activation": 70, "extra": 45, "peak": 99}
-    return [Column(SHORT[key], _reader(key, unit), rank) for key, rank in ranks.items()]
+    return [_size_column(key, unit, rank) for key, rank in ranks.items()]
 
 
-def _reader(key: str, unit: str) -> Callable[[Row], str]:
-    return lambda row: size(getattr(row.memory, key) if row.memory else None, unit)
+def _size_column(key: str, unit: str, rank: int) -> Column:
+    def nbytes(row: Row) -> int | None:
+        return getattr(row.memory, key) if row.memory else None
+
+    return Column(SHORT[key], lambda row: size(nbytes(row), unit), rank, value=nbytes)
+
+
+def _gap(row: Row) -> float | None:
+    return row.difference[1] if row.difference else None
+
+
+def _rate(row: Row) -> float | None:
+    return row.examples_per_second.median if row.examples_per_second else None
 
 
 def _any(rows: Sequence[Row], name: str) -> bool:

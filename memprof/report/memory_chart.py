@@ -15,6 +15,7 @@ from memprof.report import style
 from memprof.report.captions import SPOKEN, UNIT_MEANS
 from memprof.report.columns import size
 from memprof.report.describe import models, scenario_line
+from memprof.report.palette import PALETTE
 from memprof.report.rows import Row, make_rows
 from memprof.report.style import EDGE, SMALL, folded, text_width
 from memprof.units import UNITS
@@ -127,7 +128,7 @@ def _panel(axes: Axes, rows: Sequence[Row], witnesses: Sequence[str], unit: str,
 
 def _stack(axes: Axes, bar: Bar, unit: str) -> None:
     left = 0.0
-    for category, colour in style.PALETTE.items():
+    for category, colour in PALETTE.items():
         width = bar.memory.peak_by_category.get(category, 0) / UNITS[unit]
         axes.barh(bar.y, width, BAR, left, color=colour, edgecolor="white", linewidth=0.4, label=category)
         left += width
@@ -136,7 +137,7 @@ def _stack(axes: Axes, bar: Bar, unit: str) -> None:
 
 def _failure(axes: Axes, row: Row, bars: Sequence[Bar], y: float, unit: str) -> None:
     """In words where a bar would be, or behind the total of the last one."""
-    colour = style.PALETTE["grad"]
+    colour = PALETTE["grad"]
     if bars:
         end, total = bars[-1].memory.peak, size(bars[-1].memory.peak, unit)
         shift = 14 + text_width(total, SMALL) * 72

@@ -16,17 +16,8 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.patches import Patch
 from matplotlib.textpath import TextPath
 
-from memprof.timeline import ACTIVATION, EXTRA, GRAD, OPTIMIZER_STATE, PARAM
+from memprof.report.palette import NAMES, PALETTE
 
-# Each colour is lighter than the one before, so that grey prints and colour-blind readers keep the order.
-PALETTE = {PARAM: "#1f2f5f", GRAD: "#a0415a", OPTIMIZER_STATE: "#3f93c6", ACTIVATION: "#efae3c", EXTRA: "#dcdfe4"}
-NAMES = {
-    PARAM: "parameters", GRAD: "gradients", OPTIMIZER_STATE: "optimizer state", ACTIVATION: "activations",
-    EXTRA: "extra (temporaries)",
-}  # fmt: skip
-# Okabe and Ito's colours, which colour-blind readers tell apart; with a marker of its own each line reads in grey too.
-LINES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#5c5c5c", "#8a6d00")
-MARKERS = "osD^vPX*"
 INK, MUTED, RULE, LIGHTER, HEAVIER = "#22262e", "#626a76", "#d9dce1", "#3f93c6", "#a0415a"
 WIDTH = 10.0  # inches of every page
 EDGE = 0.3  # inches of white around it

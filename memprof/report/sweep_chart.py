@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -13,33 +11,21 @@ from memprof.errors import NothingToDoError
 from memprof.record import Record
 from memprof.report import style
 from memprof.report.captions import UNIT_MEANS, witness_line
-from memprof.report.describe import models, scenario_line
-from memprof.report.rows import Row, make_rows
+from memprof.report.describe import scenario_line
+from memprof.report.palette import LINES, MARKERS
+from memprof.report.rows import make_rows
+from memprof.report.series import QUANTITIES, Line, sweeps
 from memprof.report.style import INK, MUTED, SMALL
 from memprof.units import UNITS
 
-QUANTITIES = {"rank": "rank", "batch_size": "batch size", "seq_len": "sequence length, tokens"}
 PANEL_INCHES = 3.4
 MOST_LINES = 12
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """One method, all else alike, by (value, peak in bytes); one point where the quantity does nothing to it.
-
-    Methods that agree to the byte everywhere share a line.
-    """
-
-    name: str
-    points: tuple[tuple[int, int], ...]
 
 
 def sweep_figure(records: Sequence[Record], *, by: str | None = None, unit: str = "GiB", note: str = "") -> Figure:
     """A panel for each model and each quantity that some method takes several values of."""
     rows = [row for row in make_rows(records, by=by) if row.peak]
-    panels = [(model, key) for model in models(row.record for row in rows) for key in QUANTITIES]
-    found = {panel: lines([row for row in rows if row.model == panel[0]], panel[1]) for panel in panels}
-    found = {panel: group for panel, group in found.items() if any(len(line.points) > 1 for line in group)}
+    found = sweeps(rows)
     if not found:
         raise NothingToDoError("no method has several values of a rank, batch size or length; add --rank 32,64,128")
     swept = list(dict.fromkeys(QUANTITIES[key].partition(",")[0] for _, key in found))
@@ -57,27 +43,8 @@ def sweep_figure(records: Sequence[Record], *, by: str | None = None, unit: str 
     return page.figure
 
 
-def lines(rows: Sequence[Row], key: str) -> list[Line]:
-    """The rows by their labels without `key`, each along it."""
-    groups: dict[str, set[tuple[int, int]]] = defaultdict(set)
-    for row in rows:
-        name = " ".join(part for part in row.label.split() if not part.startswith(f"{key}="))
-        groups[name].add((_value(row, key) or 0, row.peak or 0))
-    alike: dict[tuple[tuple[int, int], ...], list[str]] = defaultdict(list)
-    for name, points in groups.items():
-        alike[tuple(sorted(points))].append(name)
-    return [Line(" = ".join(names), points) for points, names in alike.items()]
-
-
-def _value(row: Row, key: str) -> int | None:
-    """What a row has of a quantity; None for a rank where the method has none."""
-    settings = row.record.scenario.get("hyperparameters") or {}
-    value = settings.get("rank") if key == "rank" else row.record.scenario.get(key)
-    return value if isinstance(value, int) else None
-
-
-def _left_out(groups: object) -> list[str]:
-    longest = max((len(group) for group in groups), default=0)  # type: ignore[attr-defined]
+def _left_out(groups: Iterable[Sequence[Line]]) -> list[str]:
+    longest = max((len(group) for group in groups), default=0)
     return [f"The first {MOST_LINES} of {longest} lines."] if longest > MOST_LINES else []
 
 
@@ -89,8 +56,8 @@ def _panel(axes: Axes, group: Sequence[Line], key: str, unit: str) -> None:
     axes.margins(x=0.02)
     ends: list[tuple[float, str, str]] = []
     for number, line in enumerate(group):
-        colour = INK if line.name.startswith("adamw") else style.LINES[number % len(style.LINES)]
-        marker = style.MARKERS[number % len(style.MARKERS)]
+        colour = INK if line.name.startswith("adamw") else LINES[number % len(LINES)]
+        marker = MARKERS[number % len(MARKERS)]
         peaks = [peak / UNITS[unit] for _, peak in line.points]
         if len(line.points) > 1:
             values_of = [value for value, _ in line.points]

@@ -13,7 +13,9 @@ from memprof.report import style
 from memprof.report.captions import UNIT_MEANS
 from memprof.report.columns import size
 from memprof.report.describe import models, scenario_line
+from memprof.report.palette import PALETTE
 from memprof.report.rows import Row, featured, make_rows
+from memprof.report.series import phases
 from memprof.report.style import INK, MUTED, RULE, SMALL
 from memprof.units import UNITS
 
@@ -53,7 +55,7 @@ def _stacks(rows: Sequence[Row]) -> Iterator[dict[str, int]]:
     """Every instant that is drawn."""
     for row in rows:
         history = _history(row)
-        columns = {name: getattr(history, name) for name in style.PALETTE}
+        columns = {name: getattr(history, name) for name in PALETTE}
         for instant in range(len(next(iter(columns.values())))):
             yield {name: column[instant] for name, column in columns.items()}
 
@@ -61,8 +63,8 @@ def _stacks(rows: Sequence[Row]) -> Iterator[dict[str, int]]:
 def _panel(axes: Axes, row: Row, unit: str, most: int) -> None:
     history = _history(row)
     assert history is not None
-    columns = [[nbytes / UNITS[unit] for nbytes in getattr(history, name)] for name in style.PALETTE]
-    axes.stackplot(history.event, *columns, colors=list(style.PALETTE.values()), linewidth=0)
+    columns = [[nbytes / UNITS[unit] for nbytes in getattr(history, name)] for name in PALETTE]
+    axes.stackplot(history.event, *columns, colors=list(PALETTE.values()), linewidth=0)
     axes.set_xlim(0, history.events or 1)
     axes.set_ylim(0, most / UNITS[unit] * 1.3 or 1)
     axes.locator_params(axis="y", nbins=4)
@@ -72,17 +74,6 @@ def _panel(axes: Axes, row: Row, unit: str, most: int) -> None:
     axes.spines["left"].set_visible(False)
     _phases(axes, history)
     _peak(axes, history, unit)
-
-
-def phases(history: History) -> list[tuple[str, int, int]]:
-    """Each phase with the events between which it lies, in order; a phase that comes again is named again."""
-    found: list[tuple[str, int, int]] = []
-    for name, event in zip(history.phase, history.event, strict=True):
-        if found and found[-1][0] == name:
-            found[-1] = (name, found[-1][1], event)
-        else:
-            found.append((name, found[-1][2] if found else 0, event))
-    return found
 
 
 def _phases(axes: Axes, history: History) -> None:
@@ -102,7 +93,7 @@ def _peak(axes: Axes, history: History, unit: str) -> None:
     worst = total.index(max(total))
     at = (history.event[worst], total[worst] / UNITS[unit])
     bottom = 0.0
-    for name, colour in style.PALETTE.items():
+    for name, colour in PALETTE.items():
         height = getattr(history, name)[worst] / UNITS[unit]
         axes.bar(at[0], height, history.events * PEAK_WIDTH, bottom, color=colour, linewidth=0, zorder=3.5)
         bottom += height

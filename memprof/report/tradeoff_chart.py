@@ -15,6 +15,7 @@ from memprof.report.columns import percent, size
 from memprof.report.describe import models, scenario_line
 from memprof.report.place import Point, place
 from memprof.report.rows import Row, make_rows
+from memprof.report.series import front
 from memprof.report.style import EDGE, HEAVIER, INK, LIGHTER, RULE, SMALL, folded, text_width
 from memprof.units import UNITS
 
@@ -46,7 +47,7 @@ def _scatter(rows: Sequence[Row], measured: Sequence[Row], unit: str, note: str)
 def _points(axes: Axes, rows: Sequence[Row], unit: str) -> None:
     speeds = [(row, row.examples_per_second) for row in rows]
     points = [_point(row, speed, unit) for row, speed in speeds if speed]
-    best = [not any(_beats(other, point) for other in points) for point in points]
+    best = front([(point.x, point.y) for point in points])
     for point, row, filled in zip(points, rows, best, strict=True):
         colour = HEAVIER if row.is_baseline else LIGHTER
         spread = [[point.y - point.low], [point.high - point.y]]
@@ -68,11 +69,6 @@ def _points(axes: Axes, rows: Sequence[Row], unit: str) -> None:
 def _point(row: Row, speed: Interval, unit: str) -> Point:
     peak = (row.peak or 0) / UNITS[unit]
     return Point(peak, speed.median, row.label, speed.low, speed.high, bold=row.is_baseline)
-
-
-def _beats(other: Point, point: Point) -> bool:
-    """Lighter and faster, better in one at least."""
-    return other.x <= point.x and other.y >= point.y and (other.x, other.y) != (point.x, point.y)
 
 
 def _front(axes: Axes, points: Sequence[Point]) -> None:

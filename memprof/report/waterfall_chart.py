@@ -8,12 +8,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from memprof.errors import NothingToDoError
-from memprof.record import Memory, Record
+from memprof.record import Record
 from memprof.report import style
 from memprof.report.captions import SPOKEN, UNIT_MEANS
 from memprof.report.columns import size
 from memprof.report.describe import models, scenario_line
+from memprof.report.palette import NAMES, PALETTE
 from memprof.report.rows import Row, featured, make_rows
+from memprof.report.series import ends, signed, steps
 from memprof.report.style import EDGE, INK, MUTED, SMALL, text_width
 from memprof.units import UNITS
 
@@ -46,30 +48,12 @@ def waterfall_figure(records: Sequence[Record], *, by: str | None = None, unit: 
     return page.figure
 
 
-def steps(row: Row) -> list[tuple[str, int]]:
-    """Category and its bytes more or less than AdamW's, those that fell first; what did not change is left out."""
-    changes = [(name, nbytes) for name, nbytes in (row.change or {}).items() if nbytes]
-    return sorted(changes, key=lambda pair: pair[1])
-
-
-def signed(change: int, unit: str) -> str:
-    """More or less, in `unit`; what rounds away bears no sign."""
-    text = size(abs(change), unit)
-    return text if text.startswith("<") else f"{'+' if change > 0 else '-'}{text}"
-
-
-def ends(row: Row) -> tuple[Memory, Memory]:
-    """What the same witness says of AdamW and of the method."""
-    assert row.saving_by is not None
-    return getattr(row.baseline, row.saving_by), getattr(row.record, row.saving_by)
-
-
 def _most(row: Row) -> int:
     return max(memory.peak for memory in ends(row))
 
 
 def _names(row: Row) -> list[str]:
-    return ["adamw", *(style.NAMES[name] for name, _ in steps(row)), row.label]
+    return ["adamw", *(NAMES[name] for name, _ in steps(row)), row.label]
 
 
 def _panel(axes: Axes, row: Row, unit: str, most: int) -> None:
@@ -78,7 +62,7 @@ def _panel(axes: Axes, row: Row, unit: str, most: int) -> None:
     _bar(axes, 0, 0, before.peak, unit, MUTED, size(before.peak, unit))
     for place, (category, change) in enumerate(steps(row), 1):
         text = signed(change, unit)
-        _bar(axes, place, min(reached, reached + change), abs(change), unit, style.PALETTE[category], text)
+        _bar(axes, place, min(reached, reached + change), abs(change), unit, PALETTE[category], text)
         axes.plot([reached / UNITS[unit]] * 2, [place - 1.36, place + 0.36], color=INK, linewidth=0.7, zorder=3)
         reached += change
     last = len(steps(row)) + 1

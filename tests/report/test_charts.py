@@ -19,6 +19,7 @@ from matplotlib.text import Text
 from memprof.errors import NothingToDoError
 from memprof.record import Record
 from memprof.report import charts
+from memprof.report.palette import DARK
 from memprof.report.place import Box, Point, place
 from memprof.timeline import CATEGORIES
 
@@ -137,8 +138,9 @@ def test_failed_cells_are_named_with_their_reason(record: Make) -> None:
 def test_palette_covers_the_categories_and_lightens_in_order() -> None:
     """Neighbours differ by at least 10 points of relative lightness (CIE L*), so a grey print can be read."""
     assert tuple(charts.PALETTE) == CATEGORIES
-    lightness = [_lightness(colour) for colour in charts.PALETTE.values()]
-    assert all(after - before >= 10 for before, after in pairwise(lightness)), lightness
+    for colours in (charts.PALETTE, DARK):
+        lightness = [_lightness(colour) for colour in colours.values()]
+        assert all(after - before >= 10 for before, after in pairwise(lightness)), lightness
 
 
 def _lightness(colour: str) -> float:

@@ -18,11 +18,12 @@ from matplotlib.text import Text
 from memprof.errors import NothingToDoError
 from memprof.record import Record
 from memprof.report import charts, files
-from memprof.report.agreement_chart import Pair, agreement_figure, verdict
+from memprof.report.agreement_chart import agreement_figure
 from memprof.report.rows import featured, make_rows
-from memprof.report.sweep_chart import lines, sweep_figure
-from memprof.report.timeline_chart import phases, timeline_figure
-from memprof.report.waterfall_chart import steps, waterfall_figure
+from memprof.report.series import Pair, lines, phases, steps, verdict
+from memprof.report.sweep_chart import sweep_figure
+from memprof.report.timeline_chart import timeline_figure
+from memprof.report.waterfall_chart import waterfall_figure
 from memprof.store import OCCASIONAL, RENDERED
 
 GIB = 2**30
@@ -124,9 +125,9 @@ def test_settings_that_differ_make_two_lines(record: Make) -> None:
 def test_agreement_counts_what_is_equal_to_the_byte() -> None:
     equal, off = Pair("lora", "grad", 10, 10), Pair("lora", "peak", 101, 100)
     assert verdict([equal]) == "1 of 1 figure equal to the byte."
-    assert verdict([equal, off]) == "1 of 2 figures equal to the byte; furthest off: Peak of lora, +1.00 %."
+    assert verdict([equal, off]) == "1 of 2 figures equal to the byte; furthest off: peak of lora, +1.00 %."
     tiny = Pair("lora", "peak", 10**9 - 12, 10**9)
-    assert verdict([tiny, equal]).endswith("Peak of lora, -12 bytes.")
+    assert verdict([tiny, equal]).endswith("peak of lora, -12 bytes.")
 
 
 def test_agreement_points_are_prediction_and_measurement(record: Make) -> None:

@@ -1,0 +1,131 @@
+"""What charts show before anything is drawn, the same for a PNG and for the page."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from memprof.record import History, Memory
+from memprof.report.columns import SHORT, size
+from memprof.report.palette import NAMES
+from memprof.report.rows import Row
+from memprof.units import counted
+
+QUANTITIES = {"rank": "rank", "batch_size": "batch size", "seq_len": "sequence length, tokens"}
+KEYS = ("param", "grad", "optimizer_state", "activation", "peak")
+"""figures over which prediction and measurement are held together"""
+
+
+def phases(history: History) -> list[tuple[str, int, int]]:
+    """Each phase with the events between which it lies, in order; a phase that comes again is named again."""
+    found: list[tuple[str, int, int]] = []
+    for name, event in zip(history.phase, history.event, strict=True):
+        if found and found[-1][0] == name:
+            found[-1] = (name, found[-1][1], event)
+        else:
+            found.append((name, found[-1][2] if found else 0, event))
+    return found
+
+
+def steps(row: Row) -> list[tuple[str, int]]:
+    """Category and its bytes more or less than AdamW's, those that fell first; what did not change is left out."""
+    changes = [(name, nbytes) for name, nbytes in (row.change or {}).items() if nbytes]
+    return sorted(changes, key=lambda pair: pair[1])
+
+
+def ends(row: Row) -> tuple[Memory, Memory]:
+    """What the same witness says of AdamW and of the method."""
+    assert row.saving_by is not None
+    return getattr(row.baseline, row.saving_by), getattr(row.record, row.saving_by)
+
+
+def signed(change: int, unit: str) -> str:
+    """More or less, in `unit`; what rounds away bears no sign."""
+    text = size(abs(change), unit)
+    return text if text.startswith("<") else f"{'+' if change > 0 else '-'}{text}"
+
+
+def front(points: Sequence[tuple[float, float]]) -> list[bool]:
+    """Whether no other point is both lighter (first) and faster (second), and better in one at least."""
+    return [not any(_beats(other, point) for other in points) for point in points]
+
+
+def _beats(other: tuple[float, float], point: tuple[float, float]) -> bool:
+    return other[0] <= point[0] and other[1] >= point[1] and other != point
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One method, all else alike, by (value, peak in bytes); one point where the quantity does nothing to it.
+
+    Methods that agree to the byte everywhere share a line.
+    """
+
+    name: str
+    points: tuple[tuple[int, int], ...]
+
+
+def lines(rows: Sequence[Row], key: str) -> list[Line]:
+    """The rows by their labels without `key`, each along it."""
+    groups: dict[str, set[tuple[int, int]]] = defaultdict(set)
+    for row in rows:
+        name = " ".join(part for part in row.label.split() if not part.startswith(f"{key}="))
+        groups[name].add((_value(row, key) or 0, row.peak or 0))
+    alike: dict[tuple[tuple[int, int], ...], list[str]] = defaultdict(list)
+    for name, points in groups.items():
+        alike[tuple(sorted(points))].append(name)
+    return [Line(" = ".join(names), points) for points, names in alike.items()]
+
+
+def sweeps(rows: Sequence[Row]) -> dict[tuple[str, str], list[Line]]:
+    """Model and quantity to its lines, for every quantity that some method takes several values of."""
+    seen = [row for row in rows if row.peak]
+    panels = [(model, key) for model in dict.fromkeys(row.model for row in seen) for key in QUANTITIES]
+    found = {panel: lines([row for row in seen if row.model == panel[0]], panel[1]) for panel in panels}
+    return {panel: group for panel, group in found.items() if any(len(line.points) > 1 for line in group)}
+
+
+def _value(row: Row, key: str) -> int | None:
+    """What a row has of a quantity; None for a rank where the method has none."""
+    settings = row.record.scenario.get("hyperparameters") or {}
+    value = settings.get("rank") if key == "rank" else row.record.scenario.get(key)
+    return value if isinstance(value, int) else None
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """One figure of one cell, in bytes, by trace and by measurement."""
+
+    label: str
+    key: str
+    predicted: int
+    measured: int
+
+    @property
+    def gap(self) -> float:
+        """Prediction over measurement, minus one."""
+        return self.predicted / self.measured - 1 if self.measured else 0.0
+
+
+def agreement(rows: Sequence[Row]) -> list[Pair]:
+    """Every figure that both a trace and a measurement have and that is not nothing."""
+    both = [(row.label, row.record.trace, row.record.measured) for row in rows]
+    pairs = [
+        Pair(label, key, getattr(trace, key), getattr(measured, key))
+        for label, trace, measured in both
+        if trace and measured
+        for key in KEYS
+    ]
+    return [pair for pair in pairs if pair.predicted and pair.measured]
+
+
+def verdict(pairs: Sequence[Pair]) -> str:
+    """How many are equal, and which is furthest off."""
+    equal = sum(pair.predicted == pair.measured for pair in pairs)
+    worst = max(pairs, key=lambda pair: abs(pair.gap))
+    said = f"{equal} of {counted(len(pairs), 'figure')} equal to the byte"
+    if equal == len(pairs):
+        return f"{said}."
+    off = f"{worst.gap * 100:+.2f} %" if abs(worst.gap) >= 5e-5 else f"{worst.predicted - worst.measured:+d} bytes"
+    return f"{said}; furthest off: {NAMES.get(worst.key, SHORT[worst.key].lower())} of {worst.label}, {off}."

@@ -6,6 +6,8 @@ shares a learning rate. The authors' code has had two partitions:
     and head; a norm as a whole. States have the parameter's dtype.
 1.0: an element of embedding and head (which is Adam); a head of q and k; any other weight as a whole. fp32 states (but
     in 1.0.1 the one number of a whole weight is of the weight's dtype; here it is fp32 too).
+With `state_dtype` either partition has either precision: "Approximations may be all you need" counts the partition of
+1.0 with bf16 states, which no version of the code has.
 Shapes: a weight of n elements has B blocks of n / B elements each, seen as (B, n / B) (block_means.py). G weights are
 updated together.
 
@@ -15,10 +17,10 @@ where dim and n_heads were left at their defaults; here roles and head counts de
 1-D tensor is one block here, and is not decayed. Per weight it makes g * g, m * stepsize and their negation, all
 full-size. Here the mean of g^2 is a norm squared, accumulated in fp32. A division that broadcasts takes no list of
 tensors in one launch, so weights of up to `TOGETHER` elements are divided by denominators of their own size, many in
-one call; a larger one, for which that traffic would cost more than a launch, by a broadcast of its own. With 1.0 below
-fp32, gradients and then weights go through fp32 copies, and a weight is rounded once; the authors' decays and updates
-it apart. In pure fp16 the block means and eps underflow and the weights become NaN within a few steps, as with the
-authors' code.
+one call; a larger one, for which that traffic would cost more than a launch, by a broadcast of its own. Under fp32
+states, gradients and then weights below fp32 go through fp32 copies, and a weight is rounded once; the authors' 1.0
+decays and updates it apart. In pure fp16 the block means and eps underflow and the weights become NaN within a few
+steps, as with the authors' code.
 """
 
 from __future__ import annotations
@@ -125,7 +127,7 @@ class AdamMiniOptimizer(KeepsDtypes, MethodOptimizer):
         state: dict[str, Tensor] = self.state[p]
         if not state:
             weight, partition = self.weight_of[p], self.method.partition
-            dtype = torch.promote_types(p.dtype, torch.float32) if partition == "1.0" else p.dtype
+            dtype = torch.promote_types(p.dtype, torch.float32) if self.method.keeps_fp32 else p.dtype
             state["m"] = torch.zeros_like(p, dtype=dtype)
             if is_elementwise(weight, partition):
                 state["v"] = torch.zeros_like(p, dtype=dtype)
@@ -146,18 +148,28 @@ class AdamMini(Method):
 
     partition: str = setting(
         "1.1",
-        "what shares a learning rate; 1.1: rows and heads, states as the weights; 1.0: tensors, heads and each element "
-        "of embedding and head, fp32 states",
+        "what shares a learning rate; 1.1: rows and heads; 1.0: tensors, heads and each element of embedding and head",
         choices=("1.1", "1.0"),
-        papers='"Approximations may be all you need": 1.0, with states as the weights',
+        papers='"Approximations may be all you need": 1.0',
     )
     lr: float = setting(1e-3, "learning rate", above=0, papers='"Approximations may be all you need": 5e-4')
     betas: tuple[float, float] = setting((0.9, 0.999), "decay of the first and second moment", least=0, below=1)
     eps: float = setting(1e-8, "added to the root of the second moment", above=0)
     weight_decay: float = setting(0.0, "decoupled weight decay, of matrices only", least=0)
+    state_dtype: str | None = setting(
+        None,
+        "precision of the states: the weights' own, or fp32; none: weights with partition 1.1, fp32 with 1.0",
+        choices=("weights", "fp32"),
+        papers='"Approximations may be all you need": weights',
+    )
 
     def prepare(self, model: nn.Module) -> AdamMiniOptimizer:
         return AdamMiniOptimizer(model, self)
+
+    @property
+    def keeps_fp32(self) -> bool:
+        """Whether states are fp32 where the weights are less."""
+        return self.partition == "1.0" if self.state_dtype is None else self.state_dtype == "fp32"
 
     def scratch_limit(self, weights: Iterable[Weight]) -> int:
         return largest_nbytes(weights)
@@ -169,15 +181,15 @@ class AdamMini(Method):
         return weight.shape, num_blocks(weight, self.partition), weight.role in PER_HEAD
 
     def formula(self, weight: Weight) -> Footprint:
-        """State: m (n,) + vmean (B, 1), or () of one block, both in the parameter's dtype, with 1.0 in fp32;
-        of embedding and head with 1.0: m (n,) + v (n,), fp32.
+        """State: m (n,) + vmean (B, 1), or () of one block; of embedding and head with 1.0: m (n,) + v (n,). All in the
+        parameter's dtype or, with state_dtype fp32, the default of 1.0, in fp32.
 
-        Transient: denominators (B, 1) beside, up to 2^22 elements, themselves for every element, (n,). With 1.0 below
-        fp32: gradient, then weight (n,) in fp32, beside denominators (B, 1). Embedding and head with 1.0: step (),
-        below fp32 also weight and gradient in fp32, of at most 7680 * 256 elements at a time.
+        Transient: denominators (B, 1) beside, up to 2^22 elements, themselves for every element, (n,). Where states are
+        wider than the weights: gradient, then weight (n,) in fp32, beside denominators (B, 1). Embedding and head with
+        1.0: step () fp32, and under wider states weight and gradient in fp32, of at most 7680 * 256 elements at a time.
         """
         blocks, n = num_blocks(weight, self.partition), weight.numel
-        width = max(weight.itemsize, FP32_BYTES) if self.partition == "1.0" else weight.itemsize
+        width = max(weight.itemsize, FP32_BYTES) if self.keeps_fp32 else weight.itemsize
         if is_elementwise(weight, self.partition):
             transient = FP32_BYTES + (2 * FP32_BYTES * min(n, PIECE) if width > weight.itemsize else 0)
         else:

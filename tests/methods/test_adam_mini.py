@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
+from memprof.api import plan
+from memprof.formula import formula
 from memprof.llama import LlamaForCausalLM, build_model
 from memprof.method import Role, Weight, groups, named_weights
 from memprof.methods.adam_mini import AdamMini, num_blocks
@@ -158,6 +160,42 @@ def test_states_have_the_parameters_dtype_and_the_formula_is_their_bytes(
         assert (footprint.param, footprint.grad) == (p.nbytes, p.nbytes)
 
 
+@pytest.mark.parametrize(
+    ("partition", "state_dtype", "kept"),
+    [
+        ("1.1", None, torch.bfloat16),
+        ("1.1", "weights", torch.bfloat16),
+        ("1.1", "fp32", torch.float32),
+        ("1.0", None, torch.float32),
+        ("1.0", "weights", torch.bfloat16),
+        ("1.0", "fp32", torch.float32),
+    ],
+)
+def test_states_are_fp32_or_as_the_weights(partition: str, state_dtype: str | None, kept: torch.dtype) -> None:
+    """By default as in the version that had the partition: adam_mini 1.0 asks for fp32, 1.1 for nothing."""
+    model, method = tiny(torch.bfloat16), AdamMini(partition=partition, state_dtype=state_dtype)
+    optimizer = method.prepare(model)
+    set_gradients(model, 0)
+    optimizer.step()
+    for weight, p in named_weights(model):
+        assert {tensor.dtype for tensor in optimizer.state[p].values()} == {kept}, weight.name
+        held = sum(tensor.nbytes for tensor in optimizer.state[p].values())
+        assert held == method.formula(weight).optimizer_state, weight.name
+
+
+def test_the_state_that_a_paper_prints() -> None:
+    """0.81 GB for 350m in the table of "Approximations may be all you need": GiB, of a vocabulary of 32100, bf16.
+
+    By hand, in elements: m of every weight, v of each element of embedding and head, else one number for each head of
+    q and k and for every other tensor.
+    """
+    h, layers, heads, vocabulary, weights = 1024, 24, 16, 32100, 368_174_080
+    (case,) = plan(["350m"], ["adam-mini:partition=1.0,state_dtype=weights"], vocab_size=vocabulary)
+    found = formula(case).optimizer_state
+    assert found == 2 * (weights + 2 * vocabulary * h + layers * (2 * heads + 5 + 2) + 1)
+    assert f"{found / 2**30:.4f}" == "0.8082"
+
+
 def test_second_moments_of_a_layer_by_hand() -> None:
     """2 a + h (v) + h (o) + 2 i + h (down) + 2 norms for a layer, V + V + 1 for the rest."""
     h, i, a, vocab = 128, 352, 4, 64
@@ -165,12 +203,15 @@ def test_second_moments_of_a_layer_by_hand() -> None:
     assert states == 4 * (2 * a + 3 * h + 2 * i + 2 + 2 * vocab + 1)
 
 
+@pytest.mark.parametrize("state_dtype", [None, "weights", "fp32"])
 @pytest.mark.parametrize("partition", ["1.1", "1.0"])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_transient_is_the_formulas(shape: dict[str, Any], dtype: torch.dtype, partition: str) -> None:
+def test_transient_is_the_formulas(
+    shape: dict[str, Any], dtype: torch.dtype, partition: str, state_dtype: str | None
+) -> None:
     """To the byte, but for a CPU's wrapping of Python numbers into 0-d fp64 tensors and their casts."""
-    model, method = tiny(dtype, **shape), replace(METHOD, partition=partition)
+    model, method = tiny(dtype, **shape), replace(METHOD, partition=partition, state_dtype=state_dtype)
     optimizer = method.prepare(model)
     set_gradients(model, 0)
     optimizer.step()
@@ -192,16 +233,19 @@ def test_norms_do_not_decay() -> None:
         torch.testing.assert_close(p.detach(), before[name] * kept)
 
 
-def test_a_bf16_step_stays_close_to_the_fp32_step() -> None:
+@pytest.mark.parametrize("partition", ["1.1", "1.0"])
+@pytest.mark.parametrize("state_dtype", ["weights", "fp32"])
+def test_a_bf16_step_stays_close_to_the_fp32_step(state_dtype: str, partition: str) -> None:
     """One step from the same bf16 weights and gradients: within the rounding of weight, denominator and moment."""
+    method = replace(METHOD, partition=partition, state_dtype=state_dtype)
     low, high = tiny(torch.bfloat16), tiny()
     set_gradients(low, 0)
     for p, q in zip(low.parameters(), high.parameters(), strict=True):
         assert p.grad is not None
         q.data, q.grad = p.detach().float(), p.grad.float()
     start = [p.detach().float() for p in low.parameters()]
-    METHOD.prepare(low).step()
-    METHOD.prepare(high).step()
+    method.prepare(low).step()
+    method.prepare(high).step()
     half_ulp = 2**-8  # relative, of the weight (decay and update round it once each) and of what scales its step
     for p, q, w in zip(low.parameters(), high.parameters(), start, strict=True):
         slack = 2 * half_ulp * w.abs() + 4 * half_ulp * (q - w).abs() + 1e-7

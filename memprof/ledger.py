@@ -44,7 +44,7 @@ def tensors_in(root: object) -> Iterator[Tensor]:
             continue
         seen.add(id(item))
         if isinstance(item, Tensor):
-            yield from _parts(item)
+            yield from plain_parts(item)
             stack.extend(_attributes(item))
         elif isinstance(item, dict):
             stack.extend(item.keys())
@@ -55,12 +55,12 @@ def tensors_in(root: object) -> Iterator[Tensor]:
             stack.extend(_attributes(item))
 
 
-def _parts(tensor: Tensor) -> Iterator[Tensor]:
+def plain_parts(tensor: Tensor) -> Iterator[Tensor]:
     """The tensor itself, or the plain tensors inside a wrapper subclass (codes, scales, maps)."""
     if hasattr(tensor, "__tensor_flatten__"):
         names, _ = tensor.__tensor_flatten__()
         for name in names:
-            yield from _parts(getattr(tensor, name))
+            yield from plain_parts(getattr(tensor, name))
     else:
         yield tensor
 
@@ -73,13 +73,13 @@ def _attributes(item: object) -> list[object]:
 
 def param_tensors(model: nn.Module) -> Iterator[Tensor]:
     for tensor in (*model.parameters(), *model.buffers()):
-        yield from _parts(tensor)
+        yield from plain_parts(tensor)
 
 
 def grad_tensors(model: nn.Module) -> Iterator[Tensor]:
     for parameter in model.parameters():
         if parameter.grad is not None:
-            yield from _parts(parameter.grad)
+            yield from plain_parts(parameter.grad)
 
 
 def state_tensors(optimizer: torch.optim.Optimizer | None) -> Iterator[Tensor]:
@@ -262,7 +262,7 @@ class Ledger(TorchDispatchMode):
     def _grad_is_there(self, parameter: Tensor) -> None:
         """Without an optimizer nothing says when a step begins, and by its end the gradients may be gone."""
         if parameter.grad is not None:
-            self._label(_parts(parameter.grad), GRAD)
+            self._label(plain_parts(parameter.grad), GRAD)
 
     def _step_begins(self) -> None:
         self._label_grads()

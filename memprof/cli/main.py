@@ -12,6 +12,7 @@ from memprof.cli.check import check
 from memprof.cli.compare import compare
 from memprof.cli.diff import diff
 from memprof.cli.doctor import doctor
+from memprof.cli.explain import explain
 from memprof.cli.methods import methods
 from memprof.cli.models import models
 from memprof.errors import MemprofError
@@ -28,6 +29,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(compare)
+app.command()(explain)
 app.command()(check)
 app.command()(diff)
 app.command()(methods)

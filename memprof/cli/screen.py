@@ -13,6 +13,7 @@ from rich.live import Live
 from memprof.record import Record
 from memprof.report.describe import labels, models, plain
 from memprof.report.diff import DifferenceTable
+from memprof.report.explain import ExplanationPage
 from memprof.report.process import process_table
 from memprof.report.rows import suitable_unit
 from memprof.report.table import Comparison, render
@@ -21,7 +22,7 @@ WIPE = "\r\x1b[K"
 """back to the line's start, and nothing more on it"""
 
 
-def print_table(table: Comparison | DifferenceTable) -> None:
+def print_table(table: Comparison | DifferenceTable | ExplanationPage) -> None:
     """Fitted to a terminal; as wide as it needs to be in a file or a pipe."""
     console = Console()
     if not console.is_terminal:

@@ -1,0 +1,52 @@
+"""`memprof explain`: why one method's peak is where it is."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from memprof.errors import MemprofError
+from memprof.units import UNITS
+
+SCENARIO, OUTPUT = "Scenario", "Output"
+
+
+def explain(
+    method: Annotated[str, typer.Argument(help="name, or name:key=value,...")],
+    model: Annotated[str, typer.Option(help="Named shape or path to a config.json.", rich_help_panel=SCENARIO)] = "1b",
+    rank: Annotated[int | None, typer.Option(min=1, help="Rank, for a method that has one.", rich_help_panel=SCENARIO)] = None,  # noqa: E501
+    batch_size: Annotated[int, typer.Option("--batch-size", "--batch", min=1, help="Sequences of a micro-batch.", rich_help_panel=SCENARIO)] = 8,  # noqa: E501
+    accumulation: Annotated[int, typer.Option(min=1, help="Micro-batches of an optimizer step.", rich_help_panel=SCENARIO)] = 1,  # noqa: E501
+    seq_len: Annotated[int, typer.Option("--seq-len", "--seq", min=1, help="Tokens of a sequence.", rich_help_panel=SCENARIO)] = 256,  # noqa: E501
+    dtype: Annotated[str, typer.Option(help="bf16, fp16, fp32 or amp.", rich_help_panel=SCENARIO)] = "bf16",
+    kernels: Annotated[str | None, typer.Option(help="What the trace stands for: cuda or cpu. [default: cuda]", rich_help_panel=SCENARIO)] = None,  # noqa: E501
+    vocab_size: Annotated[int | None, typer.Option(min=1, help="Override the model's vocabulary.", rich_help_panel=SCENARIO)] = None,  # noqa: E501
+    num_layers: Annotated[int | None, typer.Option(min=1, help="Override the model's number of layers.", rich_help_panel=SCENARIO)] = None,  # noqa: E501
+    checkpointing: Annotated[bool, typer.Option("--checkpointing", help="Activation checkpointing.", rich_help_panel=SCENARIO)] = False,  # noqa: E501
+    loss_chunks: Annotated[int, typer.Option(min=1, help="Pieces in which the loss is computed.", rich_help_panel=SCENARIO)] = 1,  # noqa: E501
+    depth: Annotated[int, typer.Option(min=1, max=9, help="Pieces of a module's name that are told apart; 4 and more: tensor by tensor.", rich_help_panel=OUTPUT)] = 2,  # noqa: E501
+    top: Annotated[int, typer.Option(min=1, max=10_000, help="Rows of the longer tables.", rich_help_panel=OUTPUT)] = 8,
+    unit: Annotated[str | None, typer.Option(help="GiB (2**30), GB (1e9), MiB, MB, ... [default: GiB, or MiB for a small model]", rich_help_panel=OUTPUT)] = None,  # noqa: E501
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.", rich_help_panel=OUTPUT)] = False,  # noqa: E501
+) -> None:  # fmt: skip
+    """Why a method's peak is where it is: against AdamW's, by module and instant, and what would lower it."""
+    if unit is not None and unit not in UNITS:
+        raise MemprofError(f"unknown unit {unit!r}; choose from {', '.join(UNITS)}")
+    from memprof.api import environment, plan
+    from memprof.cli.screen import print_table
+    from memprof.explain.answer import explain as explained_by
+    from memprof.report.diagnosis import diagnosis
+    from memprof.report.explain import render
+    from memprof.report.rows import suitable_unit
+
+    fields = {"batch_size": batch_size, "accumulation": accumulation, "seq_len": seq_len, "dtype": dtype}
+    fields |= {"vocab_size": vocab_size, "num_layers": num_layers}
+    fields |= {"checkpointing": checkpointing, "loss_chunks": loss_chunks}
+    scenario = plan([model], [method], rank=rank, kernels=kernels, **fields)[0]  # type: ignore[arg-type]
+    explained = explained_by(scenario, depth=depth)
+    unit = unit or suitable_unit([explained.record])
+    if json:
+        print(explained.document(environment(), diagnosis(explained, unit)))
+    else:
+        print_table(render(explained, unit=unit, top=top))

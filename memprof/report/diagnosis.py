@@ -1,0 +1,130 @@
+"""An explanation in sentences: what fell, why the peak did not fall as far, where it is now, and what comes next."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from memprof.explanation import LOSS, UPDATE, Explanation, Lever, Moment
+from memprof.record import Memory, Trace
+from memprof.report.columns import percent, size
+from memprof.report.describe import BASELINE, plain
+from memprof.timeline import ACTIVATION, EXTRA, GRAD, OPTIMIZER, OPTIMIZER_STATE, PARAM, REFRESH
+
+NAMES = {
+    PARAM: "parameters", GRAD: "gradients", OPTIMIZER_STATE: "optimizer state", ACTIVATION: "activations",
+    EXTRA: "temporaries",
+}  # fmt: skip
+SMALL = 0.01
+"""a change of less than this share of AdamW's peak is not told in a sentence"""
+
+
+def headline(explained: Explanation, unit: str) -> str:
+    """The answer in a line: the peak, and how it stands against AdamW's."""
+    name, model, peak = plain(explained.record.method), plain(explained.record.model), explained.trace.peak
+    said = f"{name} on {model}: peak {size(peak, unit)} {unit}"
+    if explained.baseline is None:
+        return f"{said}, {where(explained.peak)}"
+    other = _trace(explained).peak
+    share = (other - peak) / other
+    if peak == other:
+        return f"{said}, the same as {BASELINE}'s"
+    way = "below" if share > 0 else "above"
+    return f"{said}, {percent(abs(share))} {way} {BASELINE}'s {size(other, unit)} {unit}"
+
+
+def diagnosis(explained: Explanation, unit: str) -> str:
+    """A few plain sentences, all of their numbers from the traces."""
+    said = [_state(explained), _moved(explained, unit), _now(explained, unit), _refresh(explained, unit)]
+    return " ".join(filter(None, [*said, _next(explained.levers, unit)]))
+
+
+def where(moment: Moment) -> str:
+    """`in the backward of the loss`, `in the optimizer's step`."""
+    if not moment.event:
+        return "between two steps"
+    step = {OPTIMIZER: "the optimizer's step", REFRESH: "the step's refresh"}.get(moment.phase)
+    place = place_name(moment.place)
+    if step:
+        return f"in {step}" if moment.place == UPDATE else f"in {step}, at {place}"
+    return f"in the {moment.phase} of {place}"
+
+
+def place_name(place: str) -> str:
+    return "the loss" if place == LOSS else plain(place).removeprefix("model.")
+
+
+def _trace(explained: Explanation) -> Trace:
+    assert explained.baseline is not None and explained.baseline.trace is not None
+    return explained.baseline.trace
+
+
+def _state(explained: Explanation) -> str:
+    """How much of the optimizer state is saved, and how much of AdamW's peak that could have been."""
+    if explained.baseline is None:
+        return ""
+    before, after = _trace(explained), explained.trace
+    saved = 1 - after.optimizer_state / before.optimizer_state
+    share = before.peak_by_category[OPTIMIZER_STATE] / before.peak
+    if saved < SMALL:
+        return f"It keeps {percent(-saved)} more optimizer state than {BASELINE}." if saved < -SMALL else ""
+    of = f"and optimizer state is {percent(share)} of {BASELINE}'s peak"
+    return f"It saves {percent(saved)} of the optimizer state, {of}."
+
+
+def _moved(explained: Explanation, unit: str) -> str:
+    """What the two peaks differ in, the largest first."""
+    if explained.baseline is None:
+        return ""
+    least = SMALL * _trace(explained).peak
+    moved = sorted(((name, change) for name, change in explained.waterfall if change), key=lambda item: -abs(item[1]))
+    told = [f"{NAMES[name]} {_by(change, unit)}" for name, change in moved if abs(change) >= least]
+    if not told:
+        return "At the peak next to nothing changed." if moved else "At the peak nothing changed."
+    rest = "nothing else changed" if len(moved) == len(told) else "little else changed"
+    return f"At the peak {', '.join(told)}; {rest}."
+
+
+def _by(change: int, unit: str) -> str:
+    return f"{'fell' if change < 0 else 'grew'} by {size(abs(change), unit)} {unit}"
+
+
+def _now(explained: Explanation, unit: str) -> str:
+    """Where the peak is, whether it moved, and what it is made of."""
+    peak, before = explained.peak, explained.baseline_peak
+    largest = sorted(peak.by_category.items(), key=lambda item: -item[1])[:2]
+    made = " and ".join(f"{NAMES[name]} ({size(nbytes, unit)})" for name, nbytes in largest)
+    share = percent(sum(nbytes for _, nbytes in largest) / peak.nbytes)
+    moved = before is not None and where(before) != where(peak)
+    still = "" if before is None or moved else "still "
+    line = f"The peak is {still}{where(peak)}, where {made} are {share} of it"
+    return f"{line}; {BASELINE}'s is {where(before)}." if moved and before else f"{line}."
+
+
+def _refresh(explained: Explanation, unit: str) -> str:
+    if explained.refresh is None or explained.refresh.nbytes <= explained.peak.nbytes:
+        return ""
+    more = f"{size(explained.refresh.nbytes, unit)} {unit}"
+    return f"A step that refreshes or merges needs {more}, {where(explained.refresh)}."
+
+
+def _next(levers: Sequence[Lever], unit: str) -> str:
+    """The best single lever, and what the best of them reach together."""
+    alone = [lever for lever in levers if len(lever.changes) == 1 and lever.saves > 0]
+    if not alone:
+        return "None of the usual levers lowers it further."
+    best, together = alone[0], [lever for lever in levers if len(lever.changes) > 1]
+    said = f"Next: {best.name}, down to {size(best.peak, unit)} {unit}"
+    if not together or together[0].peak >= best.peak:
+        return f"{said}."
+    rest = [change for change in together[0].changes if change != best.name]
+    return f"{said}, with {_listed(rest)} to {size(together[0].peak, unit)} {unit}."
+
+
+def _listed(texts: Sequence[str]) -> str:
+    return " and ".join(filter(None, [", ".join(texts[:-1]), texts[-1]]))
+
+
+def saving(before: Memory | None, key: str, after: int) -> str:
+    """The share of AdamW's figure that is saved."""
+    value = getattr(before, key, None) if before else None
+    return "-" if not value else percent(1 - after / value)

@@ -1,0 +1,192 @@
+"""An explanation in the terminal: the answer first, then the figures that it rests on."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from rich import box
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.table import Table
+from rich.text import Text
+
+from memprof.explanation import Explanation, Holding
+from memprof.record import Memory
+from memprof.report.captions import UNIT_MEANS
+from memprof.report.columns import size
+from memprof.report.describe import BASELINE, plain, scenario_line
+from memprof.report.diagnosis import NAMES, diagnosis, headline, place_name, saving, where
+from memprof.report.step_chart import step_chart
+from memprof.report.waterfall_text import bar, figure, signed, waterfall_lines
+from memprof.timeline import EXTRA
+
+WIDTH = 96
+"""columns that suffice; a wider terminal leaves the rest empty"""
+COUNTED = (
+    ("optimizer state", "optimizer_state"),
+    ("between two steps", "steady"),
+    ("peak of a step", "peak"),
+    ("peak of a refresh step", "refresh_peak"),
+)
+HOW_READ = (
+    "Param and OS (optimizer state) are read between two steps, Grad when backward returns, Act when forward does. "
+    "Paper's total: the papers' sum over categories, no instant of a step. The step is drawn allocation by "
+    "allocation, not second by second."
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExplanationPage:
+    """A rich renderable: headline, diagnosis, and one table for each question."""
+
+    explained: Explanation
+    unit: str
+    top: int
+    """rows of the longer tables"""
+
+    @property
+    def natural_width(self) -> int:
+        return WIDTH
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield Group(*self._blocks(min(options.max_width, WIDTH)))
+
+    def _blocks(self, width: int) -> Iterator[RenderableType]:
+        explained, unit = self.explained, self.unit
+        name = plain(explained.record.method)
+        yield _wrapped(headline(explained, unit), width, "bold")
+        yield _wrapped(diagnosis(explained, unit), width)
+        if explained.baseline is not None:
+            yield _heading(f"From {BASELINE}'s peak to {name}'s, {unit}")
+            yield Text("\n").join(Text(line, style=style) for line, style in waterfall_lines(explained, unit, width))
+        yield _heading(f"What is counted, {unit}")
+        yield _counted(explained, unit)
+        yield _heading(f"One step of {name}, {unit}")
+        yield Text("\n".join(_step(explained, unit, width)), no_wrap=True)
+        yield _heading(f"Alive at the peak, {unit}")
+        yield _holdings(explained, unit, self.top, width)
+        yield _heading(f"Module by module, {unit}")
+        yield _parts(explained, unit, self.top)
+        if explained.levers:
+            yield _heading(f"What would lower the peak, traced, {unit}")
+            yield _levers(explained, unit)
+        yield _wrapped("\n".join(["", *_caption(explained, unit)]), width, "dim")
+
+
+def render(explained: Explanation, *, unit: str = "GiB", top: int = 8) -> ExplanationPage:
+    """What to print."""
+    return ExplanationPage(explained=explained, unit=unit, top=top)
+
+
+def _heading(text: str) -> Text:
+    return Text(f"\n{text}", style="bold")
+
+
+def _wrapped(text: str, width: int, style: str = "") -> Text:
+    lines = [part for line in text.split("\n") for part in textwrap.wrap(line, width) or [""]]
+    return Text("\n".join(lines), style=style)
+
+
+def _table(*columns: tuple[str, bool]) -> Table:
+    """Columns by header, and whether they are text."""
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), header_style="dim")
+    for header, is_text in columns:
+        table.add_column(header, justify="left" if is_text else "right", no_wrap=not is_text, overflow="fold")
+    return table
+
+
+def _counted(explained: Explanation, unit: str) -> Table:
+    """What a paper, a data sheet and a device each mean by memory, and what is saved of it."""
+    before = explained.baseline
+    columns = [("", True), *([(BASELINE, False)] if before else []), (plain(explained.record.method), False)]
+    table = _table(*columns, *([("Saved", False)] if before else []))
+    rows: list[tuple[str, str, Memory | None, int | None]] = [
+        (name, key, before.trace if before else None, getattr(explained.trace, key)) for name, key in COUNTED
+    ]
+    if explained.record.formula is not None:
+        rows.insert(1, ("paper's total", "total", before.formula if before else None, explained.record.formula.total))
+    for name, key, other, value in rows:
+        if value is not None:
+            was = [size(getattr(other, key, None), unit)] if before else []
+            table.add_row(name, *was, size(value, unit), *([saving(other, key, value)] if before else []))
+    return table
+
+
+def _step(explained: Explanation, unit: str, width: int) -> list[str]:
+    """The curve, then the highest instant of each phase: where the peak goes when it is lowered where it is."""
+    peak = f"{size(explained.trace.peak, unit)} {where(explained.peak)}"
+    lines = step_chart(explained.timeline, width, unit, peak)
+    highest: dict[str, int] = {}
+    for phase, total in zip(explained.timeline.phase, explained.timeline.total, strict=True):
+        highest[phase] = max(total, highest.get(phase, 0))
+    said = [f"{plain(phase)} {size(total, unit)}" for phase, total in highest.items()]
+    if explained.refresh is not None:
+        said.append(f"a refresh step {size(explained.refresh.nbytes, unit)} {where(explained.refresh)}")
+    return [*lines, *textwrap.wrap(f"Highest in {', '.join(said)}.", width)]
+
+
+def _holdings(explained: Explanation, unit: str, top: int, width: int) -> Table:
+    shown = explained.holdings[:top]
+    names = [_where(holding) for holding in shown]
+    room = max(4, width - 30 - min(max(map(len, names)), width - 36))
+    table = _table(("What", True), ("Of", True), (unit, False))
+    table.columns[0].no_wrap = True
+    table.add_column("", no_wrap=True)
+    for holding, name in zip(shown, names, strict=True):
+        of = bar(0, holding.nbytes, shown[0].nbytes, room)
+        table.add_row(NAMES[holding.category], name, size(holding.nbytes, unit), of)
+    if len(explained.holdings) > top:
+        rest = sum(holding.nbytes for holding in explained.holdings[top:])
+        table.add_row(_others(len(explained.holdings) - top), "", size(rest, unit), "")
+    return table
+
+
+def _where(holding: Holding) -> str:
+    """The module; of temporaries the operations that made them too."""
+    name = place_name(holding.name)
+    return f"{name}: {plain(holding.what)}" if holding.category == EXTRA else name
+
+
+def _parts(explained: Explanation, unit: str, top: int) -> Table:
+    table = _table(("Module", True), ("Param", False), ("Grad", False), ("OS", False), ("Act", False))
+    keys = ("param", "grad", "optimizer_state", "activation")
+    for part in explained.parts[:top]:
+        times = f" x {part.modules}" if part.modules > 1 else ""
+        table.add_row(f"{place_name(part.name)}{times}", *(figure(getattr(part, key), unit) for key in keys))
+    others = explained.parts[top:]
+    if others:
+        table.add_row(_others(len(others)), *(figure(sum(getattr(each, key) for each in others), unit) for key in keys))
+    table.add_row("in all", *(figure(getattr(explained.trace, key), unit) for key in keys), style="bold")
+    return table
+
+
+def _others(count: int) -> str:
+    return "1 other" if count == 1 else f"{count} others"
+
+
+def _levers(explained: Explanation, unit: str) -> Table:
+    table = _table(("Change", True), ("Peak", False), ("Saves", False), ("Option", True))
+    for lever in explained.levers:
+        name = f"{lever.name} ({lever.price})" if len(lever.changes) == 1 else lever.name
+        saves = signed(lever.saves, unit).removeprefix("+")
+        table.add_row(name, size(lever.peak, unit), saves, "\n".join(plain(option) for option in lever.options))
+    return table
+
+
+def _caption(explained: Explanation, unit: str) -> Iterator[str]:
+    """The scenario, and what must be known to read the figures."""
+    means = f"{unit} = {UNIT_MEANS[unit]} bytes" if unit in UNIT_MEANS else "bytes"
+    yield f"{scenario_line([explained.record])}. {means}, by trace."
+    yield _made_of(list(explained.state.items()), unit)
+    yield HOW_READ
+    if explained.refresh is not None and explained.levers:
+        yield "Changes are judged by the heavier one of an ordinary step and one that refreshes or merges."
+
+
+def _made_of(state: Sequence[tuple[str, int]], unit: str) -> str:
+    """What the optimizer keeps, by the names that it gives its tensors."""
+    if not state:
+        return "The optimizer keeps nothing."
+    said = [f"{plain(name)} {size(nbytes, unit)}" for name, nbytes in state[:6]]
+    return f"Optimizer state is {', '.join(said)}{', ...' if len(state) > 6 else ''}."

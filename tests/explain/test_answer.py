@@ -1,0 +1,179 @@
+"""Explanations of the whole catalogue: every sum against the trace's own figures, every lever against another trace."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import pytest
+
+from memprof.api import plan
+from memprof.catalogue import METHODS, get_method
+from memprof.explain.answer import baseline_of, explain
+from memprof.explain.levers import CHANGES, heaviest, options
+from memprof.explain.parts import cut, folded
+from memprof.explanation import Explanation
+from memprof.methods.adamw import AdamW
+from memprof.scenario import Scenario
+from memprof.timeline import CATEGORIES
+from memprof.trace import trace
+
+TINY: dict[str, Any] = {"num_layers": 2, "vocab_size": 64, "batch_size": 2, "seq_len": 16}
+
+
+def scenario(method: Any, **fields: Any) -> Scenario:
+    return plan(["9m"], [method], **(TINY | fields))[0]
+
+
+def explained(method: Any, depth: int = 2, **fields: Any) -> Explanation:
+    return explain(scenario(method, **fields), depth=depth)
+
+
+def check_sums(found: Explanation) -> None:
+    """All that is said of one step against what the plain ledger of the trace said of it."""
+    traced = found.trace
+    assert found.peak.by_category == traced.peak_by_category and found.peak.phase == traced.peak_phase
+    for name in CATEGORIES:
+        held = [holding.nbytes for holding in found.holdings if holding.category == name]
+        assert sum(held) == traced.peak_by_category[name]
+    for key in ("param", "grad", "optimizer_state", "activation"):
+        assert sum(getattr(part, key) for part in found.parts) == getattr(traced, key)
+    assert sum(found.state.values()) == traced.optimizer_state
+    assert (found.refresh.nbytes if found.refresh else None) == traced.refresh_peak
+    assert [part.total for part in found.parts] == sorted((part.total for part in found.parts), reverse=True)
+    if found.baseline and found.baseline.trace:
+        assert sum(change for _, change in found.waterfall) == traced.peak - found.baseline.trace.peak
+
+
+@pytest.fixture
+def without_levers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They take most of the time, and no sum is theirs."""
+    monkeypatch.setattr("memprof.explain.answer.levers", lambda *_: ())
+
+
+@pytest.mark.usefixtures("without_levers")
+@pytest.mark.parametrize("method", METHODS)
+def test_every_sum_is_the_traces_figure(method: str) -> None:
+    check_sums(explained(method, num_layers=1))
+
+
+@pytest.mark.usefixtures("without_levers")
+@pytest.mark.parametrize(
+    ("method", "fields"),
+    [
+        ("galore:per_layer=true", {}),
+        ("galore", {"accumulation": 2}),
+        ("adamw", {"checkpointing": True, "loss_chunks": 4}),
+        ("lora", {"checkpointing": True, "dtype": "fp32", "kernels": "cpu"}),
+    ],
+)
+@pytest.mark.parametrize("depth", [1, 9])
+def test_sums_hold_in_odd_scenarios_at_any_depth(method: str, fields: dict[str, Any], depth: int) -> None:
+    check_sums(explained(method, depth, **fields))
+
+
+def test_names_by_hand() -> None:
+    assert cut("model.layers.3.mlp.up_proj", 1) == "layers.3"
+    assert cut("model.layers.3.mlp.up_proj", 2) == "layers.3.mlp"
+    assert cut("model.layers.3.mlp.up_proj", 9) == "layers.3.mlp.up_proj"
+    assert folded("layers.3.mlp") == "layers.*.mlp"
+    assert cut("lm_head", 2) == "lm_head" and cut("model", 1) == "model"
+
+
+def test_modules_hold_what_their_weights_weigh() -> None:
+    """9m: hidden 64 x MLP 192, vocabulary 64; a linear layer is a weight, its gradient and two moments, in bf16."""
+    shape = scenario("adamw").shape
+    parts = {part.name: part for part in explained("adamw", depth=3).parts}
+    up, embedding = parts["layers.*.mlp.up_proj"], parts["embed_tokens"]
+    weight = 2 * shape.hidden_size * shape.intermediate_size
+    assert (up.modules, up.param, up.grad) == (2, 2 * weight, 2 * weight)
+    assert up.optimizer_state == 2 * (2 * weight + 4)  # a step count in fp32 beside the moments
+    assert up.activation == 2 * weight // shape.hidden_size * 32  # its output, of 32 tokens
+    assert (embedding.modules, embedding.param) == (1, 2 * 64 * shape.hidden_size)
+
+
+def test_tensors_have_lines_of_their_own_at_depth() -> None:
+    names = {part.name for part in explained("galore", depth=5).parts}
+    assert {f"layers.*.mlp.up_proj.weight.{tensor}" for tensor in ("basis", "exp_avg", "exp_avg_sq")} <= names
+
+
+def test_the_peak_is_placed_where_the_largest_tensors_are() -> None:
+    """Many tokens and a large vocabulary: the loss. Few tokens: a gradient as large as the embedding it is of."""
+    assert explained("adamw", vocab_size=4_096, seq_len=256).peak.place == "loss"
+    assert explained("adamw", vocab_size=4_096).peak.place == "model.embed_tokens.weight"
+    per_layer = explained("galore:per_layer=true", vocab_size=8, seq_len=8)
+    assert per_layer.peak.phase == "backward" and per_layer.peak.place.startswith("model.")
+
+
+def test_an_update_is_the_optimizers_or_the_weights() -> None:
+    heavy = explained("muon", batch_size=1, seq_len=8)
+    assert (heavy.peak.phase, heavy.peak.place) == ("optimizer", "update")
+
+
+def test_recomputed_activations_belong_to_their_modules() -> None:
+    names = {holding.name for holding in explained("adamw", checkpointing=True, vocab_size=8).holdings}
+    assert "layers.*.mlp" in names and "update" not in names
+
+
+def test_levers_are_what_another_trace_finds() -> None:
+    """Each option written out as a command line has it, planned and traced anew."""
+    plain = scenario("galore", accumulation=1)
+    found = explain(plain)
+    assert [lever.saves for lever in found.levers] == sorted((lever.saves for lever in found.levers), reverse=True)
+    assert {change for lever in found.levers for change in lever.changes} == {change.name for change in CHANGES}
+    for lever in found.levers:
+        method = next((option for option in lever.options if not option.startswith("--")), "galore")
+        fields = [option.removeprefix("--").split() for option in lever.options if option.startswith("--")]
+        given = {name.replace("-", "_"): int(*value) if value else True for name, *value in fields}
+        again = heaviest(trace(scenario(method, **given)))
+        assert (lever.peak, lever.saves) == (again, heaviest(found.trace) - again)
+
+
+def test_levers_that_are_pulled_already_are_left_out() -> None:
+    fields = {"checkpointing": True, "loss_chunks": 2, "batch_size": 1}
+    assert explained("galore:per_layer=true,inner=adafactor", **fields).levers == ()
+
+
+def test_a_lever_that_the_step_cannot_do_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    from memprof.errors import UnsupportedError
+
+    real = Scenario.__post_init__
+
+    def refuse(self: Scenario) -> None:
+        if self.checkpointing:
+            raise UnsupportedError("not here")
+        real(self)
+
+    monkeypatch.setattr(Scenario, "__post_init__", refuse)
+    changes = {change for lever in explained("adamw").levers for change in lever.changes}
+    assert "chunked loss" in changes and "activation checkpointing" not in changes
+
+
+def test_options_say_what_changed() -> None:
+    before = scenario("galore")
+    assert options(before, before) == ()
+    after = replace(before, batch_size=1, accumulation=2, method=replace(before.method, betas=(0.5, 0.9)))  # type: ignore[call-arg]
+    assert options(before, after) == ("galore:betas=0.5/0.9", "--batch-size 1", "--accumulation 2")
+
+
+def test_adamw_stands_against_nothing_unless_its_settings_differ() -> None:
+    plain = explained("adamw")
+    assert (plain.baseline, plain.baseline_peak, plain.waterfall) == (None, None, ())
+    assert baseline_of(scenario("adamw:state_dtype=fp32")) == scenario("adamw")
+    assert baseline_of(scenario("lora", dtype="fp32")) == scenario("adamw", dtype="fp32")
+
+
+@dataclass(frozen=True, slots=True)
+class Mine(AdamW):
+    name: ClassVar[str] = "mine"
+
+
+def test_a_method_of_ones_own_is_explained() -> None:
+    found = explained(Mine())
+    check_sums(found)
+    assert found.record.method == "mine" and {change for _, change in found.waterfall} == {0}
+
+
+def test_the_document_gives_the_same_bytes() -> None:
+    one, other = (explained(get_method("galore"), depth=3) for _ in range(2))
+    assert one.document({}, "said") == other.document({}, "said")

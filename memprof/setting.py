@@ -32,6 +32,12 @@ def setting(default: T, help: str, *, least: float | None = None, above: float |
 
 def check_setting(method: str, spec: dataclasses.Field[Any], value: object, hint: Any) -> None:
     """Raise unless a hyperparameter has its type, is finite and lies in its bounds."""
+def as_in(papers: str, method: type[Any], name: str) -> Any:
+    """A hyperparameter of a base class as it is there, beside the values that other papers use."""
+    (spec,) = (spec for spec in dataclasses.fields(method) if spec.name == name)
+    return dataclasses.field(default=spec.default, metadata={**spec.metadata, "papers": papers})
+
+
     if not _has_type(value, hint):
         raise MemprofError(f"{method}: {spec.name}={shown(repr(value))} does not fit; it must be {allowed(spec)}")
     values = value if isinstance(value, tuple) else (value,)

@@ -17,7 +17,7 @@ from itertools import takewhile
 from typing import ClassVar
 
 from memprof.methods.galore import GaLore
-from memprof.setting import setting
+from memprof.setting import as_in, setting
 
 
 def growing_gaps(gap: int, growth: float, largest: int) -> Iterator[int]:
@@ -31,12 +31,27 @@ def growing_gaps(gap: int, growth: float, largest: int) -> Iterator[int]:
 
 
 @dataclass(frozen=True, slots=True)
-class GaLoreDynamics(GaLore):
+class ApproximationsGaLore(GaLore):
+    """GaLore as "Approximations may be all you need" trains with it, and with what it makes of it."""
+
+    paper: ClassVar[str] = "Approximations may be all you need"
+
+    rank: int | None = as_in("256", GaLore, "rank")
+    update_gap: int = as_in("50", GaLore, "update_gap")
+    scale: float = as_in("1", GaLore, "scale")
+    inner: str = as_in("adamw", GaLore, "inner")
+    beta1: float | None = as_in("", GaLore, "beta1")
+    lr: float = as_in("0.0015", GaLore, "lr")
+    weight_decay: float = as_in("", GaLore, "weight_decay")
+
+
+@dataclass(frozen=True, slots=True)
+class GaLoreDynamics(ApproximationsGaLore):
     """GaLore with a gap between refreshes that grows by half up to 2500 steps."""
 
     name: ClassVar[str] = "galore-dynamics"
-    paper: ClassVar[str] = "Approximations may be all you need"
 
+    update_gap: int = as_in("200 at first", GaLore, "update_gap")
     gap_growth: float = setting(1.5, "factor on the gap after each refresh but the first", papers="1.5", least=1)
     largest_gap: int = setting(2500, "where the gap stops growing", papers="2500", least=1)
 

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from memprof.method import Footprint, Weight, named_weights
 from memprof.methods.galore import GaLore
-from memprof.methods.galore_dynamics import GaLoreDynamics
+from memprof.methods.galore_dynamics import ApproximationsGaLore, GaLoreDynamics
 from memprof.methods.parts.galore_optimizer import GaLoreOptimizer
 from memprof.setting import setting
 
@@ -64,15 +64,12 @@ def with_residual(weight: Weight, plain: Footprint) -> Footprint:
 
 
 @dataclass(frozen=True, slots=True)
-class GaLoreEF(GaLore):
+class GaLoreEF(ApproximationsGaLore):
     """GaLore that adds a tenth of what the last projection left out to the next gradient."""
 
     name: ClassVar[str] = "galore-ef"
-    paper: ClassVar[str] = "Approximations may be all you need"
 
-    feedback: float = setting(
-        0.1, "share of the last residual in the next gradient", papers="0.1, 0.2", least=0, most=1
-    )
+    feedback: float = setting(0.1, "share of the last residual in the next gradient", papers="0.1", least=0, most=1)
 
     def prepare(self, model: nn.Module) -> ErrorFeedbackOptimizer:
         return ErrorFeedbackOptimizer(model, self.bind(w for w, _ in named_weights(model)), self.feedback)
@@ -88,9 +85,7 @@ class GaLoreDynamicsEF(GaLoreDynamics):
 
     name: ClassVar[str] = "galore-dynamics-ef"
 
-    feedback: float = setting(
-        0.2, "share of the last residual in the next gradient", papers="0.2, 0.1", least=0, most=1
-    )
+    feedback: float = setting(0.2, "share of the last residual in the next gradient", papers="0.2", least=0, most=1)
 
     def prepare(self, model: nn.Module) -> ErrorFeedbackOptimizer:
         return ErrorFeedbackOptimizer(model, self.bind(w for w, _ in named_weights(model)), self.feedback)

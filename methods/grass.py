@@ -145,8 +145,10 @@ class Grass(RankedMethod):
 
     rank: int | None = setting(None, "how many rows R; default a quarter of the smallest side, at most 256", least=1)
     update_gap: int = setting(200, "steps from one choice of rows to the next", least=1)
-    choice: str = setting(TOP, "top: the largest rows; the others draw rows by squared norm", choices=CHOICES)
-    reset: bool = setting(True, "new rows begin with moments of zero")
+    choice: str = setting(
+        TOP, "top: the largest rows; the others draw rows by squared norm", choices=CHOICES, papers="all three"
+    )
+    reset: bool = setting(True, "new rows begin with moments of zero", papers="true")
     scale: float = setting(0.25, "factor on the update", above=0)
     lr: float = setting(0.01, "learning rate", above=0)
     betas: tuple[float, float] = setting((0.9, 0.999), "decay of the first and second moment", least=0, below=1)

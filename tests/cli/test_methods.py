@@ -44,6 +44,27 @@ def test_a_card_says_what_is_treated_what_it_costs_and_what_papers_use(memprof_m
     assert f"weights {2 * 1_339_082_752 / 2**30:.2f} GiB" in card and f"optimizer state {gib:.2f} GiB" in card
 
 
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("galore-dynamics", {"update_gap": "200 at first", "gap_growth": "1.5", "largest_gap": "2500"}),
+        ("galore-ef", {"update_gap": "50", "feedback": "0.1"}),
+        ("galore-dynamics-ef", {"update_gap": "200 at first", "largest_gap": "2500", "feedback": "0.2"}),
+    ],
+)
+def test_what_papers_use_is_of_the_methods_own_paper(memprof_main: Main, name: str, told: dict[str, str]) -> None:
+    """Defaults, help and bounds stay GaLore's."""
+    rows = {line.split()[0]: line for line in memprof_main("methods", name).out.splitlines() if line.strip()}
+    papers = {spec.name: spec.metadata["papers"] for spec in dataclasses.fields(METHODS[name])}
+    assert {key: papers[key] for key in told} == told
+    assert {key: papers[key] for key in ("rank", "scale", "lr")} == {"rank": "256", "scale": "1", "lr": "0.0015"}
+    assert not any("7b" in text or "command line" in text for text in papers.values())
+    assert " 256 " in rows["rank"] and " 0.0015 " in rows["lr"]
+    for spec in dataclasses.fields(METHODS["galore"]):
+        own = next(field for field in dataclasses.fields(METHODS[name]) if field.name == spec.name)
+        assert {**own.metadata, "papers": ""} == {**spec.metadata, "papers": ""} and own.default == spec.default
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_a_card_says_which_weights_are_treated(memprof_main: Main, name: str) -> None:
     assert f"Treats: {METHODS[name].treats}." in memprof_main("methods", name).out and METHODS[name].treats

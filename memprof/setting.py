@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import operator
 import types
 import typing
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from memprof.errors import MemprofError, shown
@@ -30,14 +32,14 @@ def setting(default: T, help: str, *, least: float | None = None, above: float |
     return dataclasses.field(default=default, metadata=metadata)
 
 
-def check_setting(method: str, spec: dataclasses.Field[Any], value: object, hint: Any) -> None:
-    """Raise unless a hyperparameter has its type, is finite and lies in its bounds."""
 def as_in(papers: str, method: type[Any], name: str) -> Any:
     """A hyperparameter of a base class as it is there, beside the values that other papers use."""
     (spec,) = (spec for spec in dataclasses.fields(method) if spec.name == name)
     return dataclasses.field(default=spec.default, metadata={**spec.metadata, "papers": papers})
 
 
+def check_setting(method: str, spec: dataclasses.Field[Any], value: object, hint: Any) -> None:
+    """Raise unless a hyperparameter has its type, is finite and lies in its bounds."""
     if not _has_type(value, hint):
         raise MemprofError(f"{method}: {spec.name}={shown(repr(value))} does not fit; it must be {allowed(spec)}")
     values = value if isinstance(value, tuple) else (value,)
@@ -89,10 +91,11 @@ def allowed(spec: dataclasses.Field[Any]) -> str:
     return ", ".join([number, *bounds])
 
 
-def field_types(method: type[Any]) -> dict[str, Any]:
-    """The type of each hyperparameter, with annotations resolved."""
+@functools.cache
+def field_types(method: type[Any]) -> Mapping[str, Any]:
+    """The type of each hyperparameter, with annotations resolved. Every method that is made asks."""
     hints = typing.get_type_hints(method)
-    return {spec.name: hints[spec.name] for spec in dataclasses.fields(method)}
+    return types.MappingProxyType({spec.name: hints[spec.name] for spec in dataclasses.fields(method)})
 
 
 def is_optional(hint: Any) -> bool:

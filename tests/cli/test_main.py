@@ -28,6 +28,11 @@ OPTIONS = {
         "--method", "--model", "--no-measure", "--num-layers", "--output", "--rank", "--resume", "--retry-oom",
         "--seed", "--seq", "--seq-len", "--steps", "--timeout", "--unit", "--vocab-size", "-o",
     },
+    "explain": {
+        "method", "--accumulation", "--batch", "--batch-size", "--checkpointing", "--depth", "--dtype", "--json",
+        "--kernels", "--loss-chunks", "--model", "--num-layers", "--rank", "--seq", "--seq-len", "--top", "--unit",
+        "--vocab-size",
+    },
     "methods": {"name"},
     "models": set[str](),
     "doctor": set[str](),
@@ -44,7 +49,9 @@ def test_every_option_is_known() -> None:
     assert {name: found[name] for name in OPTIONS} == OPTIONS
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["compare", "--help"], ["models"], ["--version"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["compare", "--help"], ["explain", "--help"], ["models"], ["--version"]]
+)
 def test_torch_is_not_imported_for(arguments: list[str]) -> None:
     code = (
         "import atexit, os, sys\n"

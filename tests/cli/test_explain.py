@@ -1,0 +1,64 @@
+"""`memprof explain` as a user runs it: the answer, the same as data, errors in one line, no escape codes in a pipe."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from memprof import profile
+
+Main = Callable[..., Any]
+TINY = ("--model", "9m", "--num-layers", "1", "--vocab-size", "64", "--batch", "2", "--seq", "16")
+GIVEN: dict[str, Any] = {"num_layers": 1, "vocab_size": 64, "batch_size": 2, "seq_len": 16}
+
+
+def test_the_screen_says_what_the_trace_found(memprof_main: Main) -> None:
+    outcome = memprof_main("explain", "galore", *TINY, "--unit", "B")
+    traced = profile("9m", "galore", **GIVEN).trace
+    assert outcome.code == 0 and traced is not None
+    assert outcome.out.startswith(f"galore on 9m: peak {traced.peak} B, ")
+    assert "\x1b" not in outcome.out and outcome.err == ""
+    for heading in ("From adamw's peak", "What is counted", "One step", "Alive at the peak", "Module by module"):
+        assert heading in outcome.out
+
+
+def test_json_is_the_same_as_data(memprof_main: Main) -> None:
+    outcome = memprof_main("explain", "galore:rank=8", *TINY, "--json", "--depth", "3")
+    found = json.loads(outcome.out)
+    traced = profile("9m", "galore:rank=8", **GIVEN).trace
+    adamw = profile("9m", "adamw", **GIVEN).trace
+    assert traced is not None and adamw is not None
+    assert found["record"]["trace"]["peak"] == traced.peak == found["peak"]["nbytes"]
+    assert sum(found["waterfall"].values()) == traced.peak - adamw.peak
+    assert sum(holding["nbytes"] for holding in found["holdings"]) == traced.peak
+    assert "layers.*.mlp.up_proj" in {part["name"] for part in found["parts"]}
+    assert found["diagnosis"] and found["record"]["trace"]["timeline"]["event"][0] == 0
+    assert outcome.out == memprof_main("explain", "galore:rank=8", *TINY, "--json", "--depth", "3").out
+
+
+def test_the_scenario_is_the_one_asked_for(memprof_main: Main) -> None:
+    options = ("--accumulation", "2", "--dtype", "fp32", "--kernels", "cpu", "--loss-chunks", "2", "--checkpointing")
+    found = json.loads(memprof_main("explain", "lora", *TINY, *options, "--rank", "4", "--json").out)
+    asked = {"accumulation": 2, "dtype": "fp32", "kernels": "cpu", "loss_chunks": 2, "checkpointing": True}
+    scenario = found["record"]["scenario"]
+    assert {key: scenario[key] for key in asked} == asked and scenario["hyperparameters"]["rank"] == 4
+    assert found["baseline"]["scenario"]["method"] == "adamw"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("nothing",), "unknown method 'nothing'"),
+        (("adamw", "--unit", "GiBs"), "unknown unit 'GiBs'"),
+        (("adamw", "--model", "none"), "unknown model 'none'"),
+        (("galore:rank=1000", *TINY), "rank 1000 is larger"),
+        ((), "Missing argument"),
+    ],
+)
+def test_mistakes_end_in_one_line(memprof_main: Main, arguments: tuple[str, ...], said: str) -> None:
+    outcome = memprof_main("explain", *arguments)
+    assert (outcome.code, outcome.out) == (2, "")
+    assert said in outcome.err and outcome.err.count("\n") == 1

@@ -167,7 +167,7 @@ def compare(
 ) -> Records:
     """Methods side by side on each model. Fields are those of `plan` and `Scenario`."""
     models = [models] if isinstance(models, str) else models
-    methods = [methods] if isinstance(methods, str | Method) else methods
+    methods = [methods] if isinstance(methods, str | Method | type) else methods  # a class is refused by name
     scenarios = plan(models, methods, device=choose_device(measure, device), **fields)
     return Records(run(scenarios, steps=steps, timeout=timeout, max_fraction=max_fraction))
 

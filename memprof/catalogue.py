@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import typing
+from collections.abc import Iterable
 
 from memprof.errors import MemprofError, shown
 from memprof.method import Method
@@ -76,17 +77,29 @@ CORE = tuple(method.name for method in _CORE)
 def get_method(spec: str | Method, **hyperparameters: object) -> Method:
     """A method from "galore", from "galore:rank=128,update_gap=50", or with keyword arguments; a Method as it is."""
     if isinstance(spec, Method):
+        _check_known(type(spec), hyperparameters)
         return dataclasses.replace(spec, **hyperparameters)
+    if not isinstance(spec, str):
+        raise MemprofError(_no_method(spec))
     name, _, text = spec.partition(":")
     if name not in METHODS:
         raise MemprofError(f"unknown method {shown(repr(name))}; choose from {', '.join(METHODS)}")
     method = METHODS[name]
-    given = {**_parse_fields(method, text), **hyperparameters}
-    known = [field.name for field in dataclasses.fields(method)]
-    for field in given:
+    _check_known(method, hyperparameters)
+    return method(**{**_parse_fields(method, text), **hyperparameters})
+
+
+def _no_method(spec: object) -> str:
+    if isinstance(spec, type) and issubclass(spec, Method):
+        return f"{spec.__name__} is a class; give an object of it: {spec.__name__}()"
+    return f"a method is a name or a Method object, not {shown(repr(spec))}"
+
+
+def _check_known(method: type[Method], fields: Iterable[str]) -> None:
+    known = [spec.name for spec in dataclasses.fields(method)]
+    for field in fields:
         if field not in known:
-            raise MemprofError(f"{name}: unknown field {shown(repr(field))}; choose from {', '.join(known)}")
-    return method(**given)
+            raise MemprofError(f"{method.name}: unknown field {shown(repr(field))}; choose from {', '.join(known)}")
 
 
 def _parse_fields(method: type[Method], text: str) -> dict[str, object]:
@@ -99,8 +112,7 @@ def _parse_fields(method: type[Method], text: str) -> dict[str, object]:
         if not equals:
             first = next(iter(hints))
             raise MemprofError(f"{method.name}: {shown(repr(part))} is not key=value; write {method.name}:{first}=...")
-        if key not in specs:
-            raise MemprofError(f"{method.name}: unknown field {shown(repr(key))}; choose from {', '.join(specs)}")
+        _check_known(method, [key])
         try:
             fields[key] = _parse_value(value.strip(), hints[key])
         except ValueError:

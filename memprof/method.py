@@ -152,6 +152,8 @@ class Method(ABC):
     """which weights it treats its own way, in words"""
 
     def __post_init__(self) -> None:
+        if not isinstance(getattr(self, "name", None), str):
+            raise MemprofError(f"{type(self).__name__} has no name; write name: ClassVar[str] = ... in the class")
         types = field_types(type(self))
         for spec in dataclasses.fields(self):
             check_setting(self.name, spec, getattr(self, spec.name), types[spec.name])

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+from fractions import Fraction
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from memprof.api import compare
 from memprof.catalogue import CORE, METHODS, get_method
 from memprof.errors import MemprofError
 from memprof.method import Method
+from memprof.methods.adamw import AdamW
 
 every_method = pytest.mark.parametrize("name", METHODS)
 
@@ -122,6 +126,48 @@ def test_a_method_goes_through_as_it_is() -> None:
     method = get_method("galore:rank=3")
     assert get_method(method) == method
     assert get_method(method, rank=4) == get_method("galore:rank=4")
+
+
+def test_a_field_that_a_given_method_does_not_have_is_named() -> None:
+    with pytest.raises(MemprofError, match="galore: unknown field 'gap'; choose from rank, update_gap"):
+        get_method(get_method("galore"), gap=50)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Nameless(Method):
+    lr: float = 0.1
+
+    def prepare(self, model: Any) -> Any:
+        raise AssertionError("it is refused before")
+
+    def formula(self, weight: Any) -> Any:
+        raise AssertionError("it is refused before")
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        (AdamW, "AdamW is a class; give an object of it: AdamW()"),
+        (Fraction, "a method is a name or a Method object, not <class 'fractions.Fraction'>"),
+        (Fraction(1), "a method is a name or a Method object, not Fraction(1, 1)"),
+        (None, "a method is a name or a Method object, not None"),
+    ],
+)
+def test_what_is_no_method_gets_one_line(spec: Any, words: str) -> None:
+    with pytest.raises(MemprofError, match=re.escape(words)):
+        get_method(spec)
+    with pytest.raises(MemprofError, match=re.escape(words)):
+        compare(models=["9m"], methods=[spec])
+
+
+def test_a_bare_class_gets_one_line_too() -> None:
+    with pytest.raises(MemprofError, match="AdamW is a class"):
+        compare(models="9m", methods=AdamW)  # type: ignore[arg-type]
+
+
+def test_a_method_without_a_name_says_so_when_it_is_made() -> None:
+    with pytest.raises(MemprofError, match=r"Nameless has no name; write name: ClassVar\[str\] = \.\.\. in the class"):
+        Nameless()
 
 
 @given(st.text())

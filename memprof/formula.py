@@ -30,7 +30,7 @@ def formula(scenario: Scenario, counting: Counting | None = None) -> Formula:
     laid_out = lay_out(weights, costs)
     scratch = update_scratch(method, weights, costs)
     worst = _worst(scenario, held, laid_out, scratch, OPTIMIZER)
-    activation = activation_bytes(scenario, laid_out.layers)
+    activation = activation_bytes(scenario, laid_out)
     grad = 0 if method.updates == "backward" else sum(cost.grad for cost in costs)
     return Formula(
         param=held[PARAM],
@@ -74,7 +74,7 @@ def _sum(scenario: Scenario, counting: Counting, weights: list[Weight], costs: l
 
 def _counted_activation(scenario: Scenario, counting: Counting, costs: ModelCosts) -> int:
     if counting.activation == "kept":
-        return activation_bytes(scenario, costs.layers)
+        return activation_bytes(scenario, costs)
     return sequence_activation(scenario.shape, scenario.seq_len) if counting.activation == "one sequence" else 0
 
 

@@ -13,23 +13,34 @@ from dataclasses import dataclass
 from memprof.method import Footprint, Role
 from memprof.scenario import Scenario
 from memprof.sizes import FP32, Sizes
-from memprof.timeline import ACTIVATION, EXTRA, GRAD, OPTIMIZER_STATE, PARAM
+from memprof.timeline import ACTIVATION, BACKWARD, EXTRA, FORWARD, GRAD, OPTIMIZER_STATE, PARAM
 from memprof.walk import LinearWalk, Walk
 
 LayerCosts = dict[Role, Footprint]
 
 
-def activation_bytes(scenario: Scenario, layers: list[LayerCosts]) -> int:
+def activation_bytes(scenario: Scenario, costs: ModelCosts, first: bool = False) -> int:
     """Bytes saved at the end of forward: all layers, the head, the rotary tables, what the loop holds, adapters.
 
-    Of a checkpointed layer its input alone.
+    Of a checkpointed layer its input alone. Of the last micro-batch or the `first`.
     """
     sizes = Sizes.of(scenario)
     if scenario.checkpointing:
-        inner = len(layers) * sizes.hidden
+        inner = len(costs.layers) * sizes.hidden
     else:
-        inner = sum(_layer_bytes(sizes, layer) for layer in layers)
-    return inner + sizes.head + sizes.rotary + sizes.step
+        inner = sum(_layer_bytes(sizes, layer) for layer in costs.layers)
+    _, to_pass_on = _head_gradient(scenario, costs, first)
+    return inner + sizes.head + sizes.rotary + sizes.step + to_pass_on
+
+
+def _head_gradient(scenario: Scenario, costs: ModelCosts, first: bool) -> tuple[int, int]:
+    """The head's gradient, which a loss in pieces makes in forward: as the gradient that it is, or as an activation
+    where backward adds it to another one or is done with it before the step."""
+    if scenario.loss_chunks == 1:
+        return 0, 0
+    added = costs.head is None or (scenario.accumulation > 1 and not first)
+    used_up = scenario.method.updates == "backward"
+    return (0, costs.output.grad) if added or used_up else (costs.output.grad, 0)
 
 
 def _layer_bytes(sizes: Sizes, costs: LayerCosts) -> int:
@@ -55,15 +66,20 @@ class Backward:
     checkpointing: bool
 
     def run(self, layers: list[LayerCosts], embed: Footprint, head: Footprint | None, norm: Footprint) -> None:
-        self.loss()
-        self.output(embed if head is None else head, tied=head is None)
-        self.norm("model.norm", norm, saved=self.sizes.norm)
+        output, tied = embed if head is None else head, head is None
+        if self.sizes.piece:
+            self.loss_in_pieces(output, tied)
+            self.norm("model.norm", norm, extra=0, saved=self.sizes.norm, kept=self.sizes.hidden)
+        else:
+            self.loss()
+            self.output(output, tied)
+            self.norm("model.norm", norm, extra=self.sizes.hidden, saved=self.sizes.norm)
         for index in reversed(range(len(layers))):
             if self.checkpointing:
                 self.recompute(f"layer {index} recomputed", layers[index])
             self.mlp(f"layer {index} mlp", layers[index])
             self.attention(f"layer {index} attention", layers[index], first=index == 0)
-        self.embedding(embed, tied=head is None)
+        self.embedding(embed, tied)
 
     def loss(self) -> None:
         s, at = self.sizes, self.walk.at
@@ -74,6 +90,19 @@ class Backward:
         if s.logits != s.log_softmax:
             at("logits gradient, cast", extra=s.logits)
             at("logits gradient in fp32 freed", extra=-s.log_softmax)
+
+    def loss_in_pieces(self, cost: Footprint, tied: bool) -> None:
+        """The worst instant of the first piece, in forward. Backward passes on the gradients that forward left."""
+        s, walk = self.sizes, self.walk
+        before = FP32 if walk.accumulating else 0  # the last micro-batch's loss, until the loop has this one's
+        walk.phase = FORWARD
+        walk.passing("loss of a piece", s.hidden + s.piece + before)
+        walk.phase = BACKWARD
+        walk.at("loss", extra=FP32)
+        if walk.updating and not tied:
+            walk.passing("lm_head update", self.update(cost))
+        if (walk.updating or walk.accumulating) and not tied:
+            walk.at("lm_head gradient freed", kept=-cost.grad)
 
     def output(self, cost: Footprint, tied: bool) -> None:
         s, at = self.sizes, self.walk.at
@@ -88,13 +117,13 @@ class Backward:
         self.walk.saved_as = EXTRA
         self.walk.at(name, activation=_layer_bytes(self.sizes, costs) - self.sizes.hidden)
 
-    def norm(self, name: str, cost: Footprint, saved: int, kept: int = 0) -> None:
-        """`saved` goes, and `kept`, which forward left whether or not layers are recomputed."""
+    def norm(self, name: str, cost: Footprint, extra: int, saved: int, kept: int = 0) -> None:
+        """Afterwards go its output's gradient, of which `extra` was made in backward, what it `saved`, and `kept`."""
         s = self.sizes
         if s.norm_scratch:  # of a norm made of plain operators, at its worst
             self.walk.scratch(f"{name} scratch", s.norm_scratch, cost.grad)
         self.gradients(name, cost, s.hidden)
-        self.walk.at(f"{name} freed", extra=-s.hidden, activation=-saved, kept=-kept)
+        self.walk.at(f"{name} freed", extra=-extra, activation=-saved, kept=-kept)
 
     def mlp(self, name: str, costs: LayerCosts) -> None:
         s, at = self.sizes, self.walk.at
@@ -105,7 +134,7 @@ class Backward:
         at(f"{name} silu", extra=s.mlp)
         at(f"{name} silu freed", extra=-s.mlp, activation=-s.mlp)
         self.linear(f"{name} gate_proj", costs[Role.GATE], s.mlp, s.hidden, frees=s.hidden, joins=True)
-        self.norm(f"{name} norm", costs[Role.NORM], saved=s.norm)
+        self.norm(f"{name} norm", costs[Role.NORM], extra=s.hidden, saved=s.norm)
         self.walk.add(f"{name} residual", s.hidden)
 
     def attention(self, name: str, costs: LayerCosts, first: bool) -> None:
@@ -124,9 +153,10 @@ class Backward:
             at("rotary tables freed", activation=-s.rotary)
         self.linear(f"{name} q_proj", costs[Role.Q], s.query, s.hidden, frees=s.hidden, joins=True)
         if self.checkpointing:  # the layer's arguments go when nothing is left to be asked for
-            self.norm(f"{name} norm", costs[Role.NORM], saved=s.rstd, kept=s.hidden + s.rotary * first)
+            kept = s.hidden + (s.rotary if first else 0)
+            self.norm(f"{name} norm", costs[Role.NORM], extra=s.hidden, saved=s.rstd, kept=kept)
         else:
-            self.norm(f"{name} norm", costs[Role.NORM], saved=s.norm)
+            self.norm(f"{name} norm", costs[Role.NORM], extra=s.hidden, saved=s.norm)
         self.walk.add(f"{name} residual", s.hidden)
 
     def linear(
@@ -158,7 +188,8 @@ class Backward:
             self.walk.at("embed_tokens gradient", extra=cost.grad)
             self.walk.at("embed_tokens input freed", extra=-s.hidden)
             self.gradients("embed_tokens and lm_head gradients added", cost, 0)
-            self.walk.at("tied gradients freed", extra=-2 * cost.grad)
+            kept = cost.grad if s.piece else 0
+            self.walk.at("tied gradients freed", extra=kept - 2 * cost.grad, kept=-kept)
         else:
             self.gradients("embed_tokens", cost, 0)
             self.walk.at("embed_tokens input freed", extra=-s.hidden)
@@ -180,9 +211,9 @@ def backward_walk(
     accumulating = scenario.accumulation > 1 and not first
     alive = {
         PARAM: held[PARAM],
-        GRAD: costs.grad(refreshing) if accumulating else 0,
+        GRAD: costs.grad(refreshing) if accumulating else _head_gradient(scenario, costs, first)[0],
         OPTIMIZER_STATE: held[OPTIMIZER_STATE],
-        ACTIVATION: activation_bytes(scenario, costs.layers),
+        ACTIVATION: activation_bytes(scenario, costs, first),
         EXTRA: 0,
     }
     updating = scenario.method.updates == "backward"
@@ -200,6 +231,11 @@ class ModelCosts:
     layers: list[LayerCosts]
     norm: Footprint
     head: Footprint | None
+
+    @property
+    def output(self) -> Footprint:
+        """Of the weight that makes the logits."""
+        return self.embed if self.head is None else self.head
 
     def grad(self, refreshing: bool) -> int:
         layers = sum(

@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from memprof.chunked_loss import chunked_cross_entropy
+from memprof.errors import MemprofError
 from memprof.kernels import Kernels, get_kernels
 from memprof.shapes import LlamaShape, get_shape
 
@@ -128,13 +130,23 @@ class LlamaModel(nn.Module):
 
 
 class LlamaForCausalLM(nn.Module):
-    """The language model with its loss: `forward(input_ids, labels)` returns mean cross-entropy, in fp32."""
+    """The language model with its loss: `forward(input_ids, labels)` returns mean cross-entropy, in fp32.
+
+    With more than one of `loss_chunks` the logits of one piece of the tokens are there at a time.
+    """
 
     def __init__(
-        self, shape: LlamaShape, kernels: Kernels, dtype: torch.dtype, device: torch.device, checkpointing: bool
+        self,
+        shape: LlamaShape,
+        kernels: Kernels,
+        dtype: torch.dtype,
+        device: torch.device,
+        checkpointing: bool,
+        loss_chunks: int,
     ) -> None:
         super().__init__()
         self.config = shape
+        self.loss_chunks = loss_chunks
         self.model = LlamaModel(shape, kernels, dtype, device, checkpointing)
         self.lm_head = linear(shape.hidden_size, shape.vocab_size, dtype, device)
         if shape.tie_word_embeddings:
@@ -149,19 +161,28 @@ class LlamaForCausalLM(nn.Module):
 
     def forward(self, input_ids: Tensor, labels: Tensor) -> Tensor:
         """Loss of `input_ids` (B, T) against `labels` (B, T), shifted already."""
-        logits_NV = self.lm_head(self.model(input_ids))
-        return cross_entropy(logits_NV, labels.flatten())
+        x_NC, labels_N = self.model(input_ids), labels.flatten()
+        if self.loss_chunks == 1:
+            return cross_entropy(self.lm_head(x_NC), labels_N)
+        if type(self.lm_head) is not nn.Linear:
+            raise MemprofError(f"loss_chunks {self.loss_chunks}: the method has replaced the head; use loss_chunks 1")
+        return chunked_cross_entropy(x_NC, self.lm_head.weight, labels_N, self.loss_chunks)
 
 
 def cross_entropy(logits_NV: Tensor, labels_N: Tensor) -> Tensor:
-    """Mean cross-entropy with logits upcast to fp32."""
-    return F.cross_entropy(logits_NV.float(), labels_N)
+    """Mean cross-entropy with logits upcast to fp32 at least."""
+    return F.cross_entropy(logits_NV.to(torch.promote_types(logits_NV.dtype, torch.float32)), labels_N)
 
 
 def build(
-    shape: LlamaShape, kernels: Kernels, dtype: torch.dtype, device: torch.device, checkpointing: bool = False
+    shape: LlamaShape,
+    kernels: Kernels,
+    dtype: torch.dtype,
+    device: torch.device,
+    checkpointing: bool = False,
+    loss_chunks: int = 1,
 ) -> LlamaForCausalLM:
-    return LlamaForCausalLM(shape, kernels, dtype, device, checkpointing)
+    return LlamaForCausalLM(shape, kernels, dtype, device, checkpointing, loss_chunks)
 
 
 def build_model(
@@ -170,9 +191,10 @@ def build_model(
     device: str = "cpu",
     kernels: str | None = None,
     checkpointing: bool = False,
+    loss_chunks: int = 1,
     **shape: object,
 ) -> LlamaForCausalLM:
     """A named LLaMA, with shape overrides such as `num_layers=2`. Kernels default to the device's own."""
     where = torch.device(device)
     chosen = get_kernels(kernels or ("cpu" if where.type == "cpu" else "cuda"), dtype)
-    return build(get_shape(name, **shape), chosen, dtype, where, checkpointing)
+    return build(get_shape(name, **shape), chosen, dtype, where, checkpointing, loss_chunks)

@@ -39,7 +39,8 @@ def measure(scenario: Scenario, device: Device, steps: int = DEFAULT_STEPS) -> M
 def warm_up(scenario: Scenario, device: Device) -> None:
     """One step of a one-layer twin, so that what torch loads on first use is not taken for the model's."""
     shape = override(scenario.shape, num_layers=1, vocab_size=TINY)
-    twin = replace(scenario, shape=shape, batch_size=1, seq_len=TINY, accumulation=1)
+    chunks = min(scenario.loss_chunks, TINY)
+    twin = replace(scenario, shape=shape, batch_size=1, seq_len=TINY, accumulation=1, loss_chunks=chunks)
     train_step(*prepare(twin, device.torch_device), twin)
     device.reset()
 

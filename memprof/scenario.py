@@ -56,6 +56,11 @@ class Scenario:
                 f"a micro-batch holds at most {MAX_TOKENS} tokens"
             )
         get_counting(self.counting)
+        if self.loss_chunks > self.tokens:
+            raise MemprofError(
+                f"loss_chunks {self.loss_chunks} is out of range; "
+                f"a micro-batch of {self.tokens} tokens makes at most as many pieces"
+            )
         if self.dtype not in ITEMSIZE:
             raise MemprofError(f"unknown dtype {self.dtype!r}; choose from {', '.join(ITEMSIZE)}")
         if isinstance(self.seed, bool) or not isinstance(self.seed, int) or not 0 <= self.seed < 2**63:
@@ -75,7 +80,6 @@ class Scenario:
     def _refuse_what_the_step_cannot_do(self) -> None:
         refusals = {
             "dtype amp": self.dtype == "amp",
-            f"loss_chunks {self.loss_chunks}": self.loss_chunks != 1,
             f"clip_grad_norm {self.clip_grad_norm}": self.clip_grad_norm is not None,
         }
         for what, refused in refusals.items():

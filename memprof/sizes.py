@@ -37,6 +37,8 @@ class Sizes:
     log_softmax: int
     """(N, V) fp32"""
     norm_scratch: int
+    piece: int
+    """most that a piece of the loss takes beside what it reads and writes; 0 where the loss is taken at once"""
 
     @classmethod
     def of(cls, scenario: Scenario) -> Sizes:
@@ -56,6 +58,7 @@ class Sizes:
             logits=n * shape.vocab_size * e,
             log_softmax=n * shape.vocab_size * FP32,
             norm_scratch=_norm_scratch(scenario, kernels),
+            piece=_piece(scenario) if scenario.loss_chunks > 1 else 0,
         )
 
     @property
@@ -71,8 +74,11 @@ class Sizes:
 
     @property
     def head(self) -> int:
-        """Final norm, its output, the log-softmax, and the count of labels that the loss keeps."""
-        return self.norm + self.hidden + self.log_softmax + FP32
+        """Final norm, its output, the log-softmax, and the count of labels that the loss keeps.
+
+        A loss in pieces keeps neither of the last two, and its output's gradient in place of the norm's output.
+        """
+        return self.norm + self.hidden + (0 if self.piece else self.log_softmax + FP32)
 
     @property
     def step(self) -> int:
@@ -91,3 +97,15 @@ def _norm_scratch(scenario: Scenario, kernels: Kernels) -> int:
         return 0
     tensors = kernels.norm_scratch - (scenario.itemsize == FP32)
     return (tensors * scenario.shape.hidden_size + 1) * scenario.tokens * FP32
+
+
+def _piece(scenario: Scenario) -> int:
+    """The worst of two instants of the first piece's n tokens, none of which has more:
+
+    exponentials (n, V) fp32 + the label's logit, their sum, its logarithm, the loss of each token, (n, 1) fp32
+    gradient (n, V) fp32 + the same, narrow + the label's entry, the sum, (n, 1) fp32 + loss of the piece () fp32
+    """
+    n = -(-scenario.tokens // scenario.loss_chunks)
+    logits = n * scenario.shape.vocab_size
+    narrow = logits * scenario.itemsize + 2 * n * FP32 + FP32 if scenario.itemsize < FP32 else 0
+    return logits * FP32 + max(4 * n * FP32, narrow)

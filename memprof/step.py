@@ -23,7 +23,7 @@ def prepare(scenario: Scenario, device: torch.device) -> tuple[LlamaForCausalLM,
     """The scenario's model on `device`, adapted by its method, and the optimizer; a warm start is over already."""
     torch.manual_seed(scenario.seed)
     kernels, dtype = KERNELS[scenario.kernels], TORCH_DTYPE[scenario.dtype]
-    model = build(scenario.shape, kernels, dtype, device, scenario.checkpointing)
+    model = build(scenario.shape, kernels, dtype, device, scenario.checkpointing, scenario.loss_chunks)
     optimizer = scenario.method.prepare(model)
     if isinstance(optimizer, Switching):
         optimizer.switch()

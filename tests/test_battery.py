@@ -35,7 +35,8 @@ MODELS = ["9m", "60m", "350m", "1b", "7b", "llama3-8b", "llama3.2-1b"]
 SOME_MODELS = ["9m", "350m", "llama3.2-1b"]
 """for the methods that `compare` does not show unless asked; `make slow` runs the other models too"""
 SOME_GRID = ("one-token", "peak-inside-a-layer", "peak-at-a-weight's-gradient", "accumulating-at-a-weight's-gradient",
-             "accumulating-3-odd", "tied-accumulating", "grouped-peak-inside-a-layer", "checkpointed")  # fmt: skip
+             "accumulating-3-odd", "tied-accumulating", "grouped-peak-inside-a-layer",
+             "checkpointed-pieces-inside-a-layer")  # fmt: skip
 """the same, for odd scenarios"""
 SMALL: dict[str, Any] = {"vocab_size": 64, "num_layers": 1}
 GRID: dict[str, dict[str, Any]] = {
@@ -58,6 +59,16 @@ GRID: dict[str, dict[str, Any]] = {
     "grouped-peak-inside-a-layer": {"model": "llama3-8b", "num_layers": 2, "vocab_size": 64, "batch_size": 3,
                                     "seq_len": 50},
     "wide-vocabulary": {"vocab_size": 200_000, "num_layers": 2},
+    "pieces": {"loss_chunks": 4},
+    "pieces-of-one-token": {"loss_chunks": 8, "batch_size": 1, "seq_len": 8, **SMALL},
+    "pieces-accumulating-odd": {"loss_chunks": 7, "accumulation": 3, "batch_size": 3, "seq_len": 50},
+    "pieces-tied": {"loss_chunks": 4, "model": "llama3.2-1b", "num_layers": 2},
+    "pieces-tied-accumulating": {"loss_chunks": 5, "model": "llama3.2-1b", "num_layers": 2, "accumulation": 2},
+    "checkpointed-pieces": {"checkpointing": True, "loss_chunks": 4},
+    "checkpointed-pieces-inside-a-layer": {"checkpointing": True, "loss_chunks": 4, "vocab_size": 64, "batch_size": 3,
+                                           "seq_len": 50},
+    "checkpointed-pieces-tied-accumulating": {"checkpointing": True, "loss_chunks": 8, "model": "llama3.2-1b",
+                                              "num_layers": 2, "accumulation": 2},
     "checkpointed": {"checkpointing": True, "vocab_size": 64},
     "checkpointed-one-token": {"checkpointing": True, "batch_size": 1, "seq_len": 1, **SMALL},
     "checkpointed-at-a-weight's-gradient": {"checkpointing": True, "batch_size": 1, "seq_len": 8, **SMALL},

@@ -126,3 +126,29 @@ def test_seed_device_and_name_cost_nothing() -> None:
     case = case_of()
     for change in ({"seed": 7}, {"device": "cpu"}, {"model": "another"}):
         assert formula(dataclasses.replace(case, **change)) == formula(case)
+
+
+def test_peak_of_a_loss_in_pieces_by_hand() -> None:
+    """In forward: what it leaves, which is no logit but the head's gradient and that of the hidden states, beside the
+    hidden states, a piece's gradient in fp32 and bf16, two numbers of each of its tokens and its loss."""
+    n, c, v, piece = 8 * 256, 128, 32_000, 293
+    case, plain = (plan(["9m"], ["adamw"], loss_chunks=chunks)[0] for chunks in (7, 1))
+    costs = formula(case)
+    assert 7 * piece >= n > 7 * (piece - 1)
+    assert costs.activation == formula(plain).activation - 4 * n * v - 4
+    head = 2 * v * c
+    expected = costs.steady + costs.activation + head + 2 * n * c + 6 * piece * v + 2 * 4 * piece + 4
+    assert (costs.peak, costs.peak_phase, costs.peak_at) == (expected, "forward", "loss of a piece")
+    assert costs.peak_by_category["grad"] == head
+
+
+def test_a_heads_gradient_that_is_to_be_added_is_an_activation() -> None:
+    """Accumulated or tied, it is none of the gradients that the optimizer reads."""
+    for model, accumulation in (("9m", 2), ("llama3.2-1b", 1)):
+        case, whole = (
+            plan([model], ["adamw"], num_layers=2, accumulation=accumulation, loss_chunks=chunks)[0]
+            for chunks in (4, 1)
+        )
+        shape, n = case.shape, 8 * 256
+        head = 2 * shape.vocab_size * shape.hidden_size
+        assert formula(case).activation == formula(whole).activation - 4 * n * shape.vocab_size - 4 + head

@@ -123,9 +123,12 @@ def test_a_diverged_loss_is_null(scripted: Callable[..., Measured], loss: float)
     json.dumps(dataclasses.asdict(found), allow_nan=False)
 
 
-@pytest.mark.parametrize("method", ["adamw", "galore"])
-def test_a_whole_measurement_says_what_the_trace_says(fake_device: Make, method: str) -> None:
-    scenario = scenario_of(method)
+@pytest.mark.parametrize(
+    ("method", "how"), [("adamw", {}), ("galore", {}), ("adamw", {"loss_chunks": 16, "checkpointing": True})]
+)
+def test_a_whole_measurement_says_what_the_trace_says(fake_device: Make, method: str, how: dict[str, Any]) -> None:
+    """In as many pieces, too, as there are tokens, which are more than the warm-up has."""
+    scenario = scenario_of(method, **how)
     expected = trace(scenario)
     device = fake_device(process=10**9)
     found = measure(scenario, device, steps=2)

@@ -19,12 +19,12 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "errors",
         "units lock interrupt durable setting schema record difference explanation method timeline history walk",
         "shapes",
-        "scenario model_config",
+        "command scenario model_config",
         "optimizer",
         "methods",
         "catalogue",
         "kernels",
-        "llama",
+        "chunked_loss llama",
         "remember ledger allocator device",
         "step",
         "sizes instants formula trace watch timing measure",
@@ -52,6 +52,7 @@ WITHOUT_TORCH = (
     "shapes",
     "scenario",
     "model_config",
+    "command",
 )
 REPORT_READS = {
     "errors",

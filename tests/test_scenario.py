@@ -41,6 +41,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "dtype": {"dtype": "fp16"},
     "kernels": {"kernels": "cpu"},
     "checkpointing": {"checkpointing": True},
+    "loss_chunks": {"loss_chunks": 4},
     "device": {"device": "cpu"},
     "seed": {"seed": 1},
 }
@@ -60,7 +61,6 @@ def test_what_identifies_a_scenario_is_all_of_it() -> None:
     ("fields", "named"),
     [
         ({"dtype": "amp"}, "dtype amp"),
-        ({"loss_chunks": 4}, "loss_chunks 4"),
         ({"clip_grad_norm": 1.0}, "clip_grad_norm 1.0"),
     ],
 )
@@ -85,6 +85,10 @@ def test_bad_counts_are_refused(name: str, value: Any) -> None:
         ({"seq_len": 10**30}, "at most 67108864 tokens"),
         ({"dtype": "int4"}, "unknown dtype 'int4'; choose from bf16, fp16, fp32, amp"),
         ({"kernels": "cuda"}, "unknown kernels 'cuda'; choose from cuda-flash"),
+        (
+            {"batch_size": 2, "seq_len": 3, "loss_chunks": 7},
+            "loss_chunks 7 .* of 6 tokens makes at most as many pieces",
+        ),
         ({"seed": -1}, "seed -1 is out of range"),
         ({"seed": 2**63}, "is out of range"),
         ({"seed": 1.0}, "seed 1.0 is out of range"),

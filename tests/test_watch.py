@@ -107,6 +107,8 @@ def test_trace_and_allocator_agree(model: str, dtype: str, method: str) -> None:
 OPTIONS: dict[str, dict[str, Any]] = {
     "checkpointed": {"checkpointing": True},
     "checkpointed-inside-a-layer": {"checkpointing": True, "vocab_size": 64},
+    "loss-in-pieces": {"loss_chunks": 3},
+    "checkpointed-and-loss-in-pieces": {"checkpointing": True, "loss_chunks": 5, "vocab_size": 4000},
 }
 
 

@@ -16,6 +16,9 @@ from memprof.catalogue import CORE, get_method
 from memprof.counting import get_counting
 from memprof.device import has_cuda
 from memprof.errors import MemprofError, UnsupportedError, shown
+from memprof.explain.answer import DEPTH
+from memprof.explain.answer import explain as explained
+from memprof.explanation import Explanation
 from memprof.headroom import MAX_FRACTION, outgrown
 from memprof.kernels import get_kernels
 from memprof.measure import DEFAULT_STEPS
@@ -175,6 +178,11 @@ def compare(
 def profile(model: str = "1b", method: str | Method = "adamw", **fields: Any) -> Record:
     """One scenario: formula and trace, and real steps with `measure=True`."""
     return compare([model], [method], **fields)[0]
+
+
+def explain(model: str = "1b", method: str | Method = "galore", *, depth: int = DEPTH, **fields: Any) -> Explanation:
+    """Why a method's peak is where it is, against AdamW's; by trace. Fields are those of `plan` and `Scenario`."""
+    return explained(plan([model], [method], **fields)[0], depth=depth)
 
 
 def environment(device: str | None = None) -> Mapping[str, Any]:

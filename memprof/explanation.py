@@ -63,6 +63,19 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Account:
+    """A figure as papers count it, where that is not what is stored."""
+
+    key: str
+    """optimizer_state, or total: the sum that the paper prints"""
+    countings: tuple[str, ...]
+    """the conventions, each a paper's, by which it comes out so"""
+    before: int | None
+    """AdamW's; None without a baseline"""
+    after: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Lever:
     """Something more to change, or several things together, and the peak that a trace finds then."""
 
@@ -94,6 +107,7 @@ class Explanation:
     baseline_peak: Moment | None
     waterfall: tuple[tuple[str, int], ...]
     """category to what it adds to the baseline's peak on the way to this one; empty without a baseline"""
+    accounts: tuple[Account, ...]
     holdings: tuple[Holding, ...]
     """everything alive at the peak, largest first; sums to it"""
     parts: tuple[Part, ...]
@@ -127,6 +141,6 @@ class Explanation:
         for name in ("peak", "refresh", "baseline_peak"):
             moment = getattr(self, name)
             body[name] = None if moment is None else asdict(moment)
-        for name in ("holdings", "parts", "levers"):
+        for name in ("accounts", "holdings", "parts", "levers"):
             body[name] = [asdict(item) for item in getattr(self, name)]
         return json.dumps(body, indent=1, allow_nan=False)

@@ -33,18 +33,28 @@ def explain(
     """Why a method's peak is where it is: against AdamW's, by module and instant, and what would lower it."""
     if unit is not None and unit not in UNITS:
         raise MemprofError(f"unknown unit {unit!r}; choose from {', '.join(UNITS)}")
-    from memprof.api import environment, plan
+    from memprof.api import environment
+    from memprof.api import explain as explanation_of
     from memprof.cli.screen import print_table
-    from memprof.explain.answer import explain as explained_by
     from memprof.report.diagnosis import diagnosis
     from memprof.report.explain import render
     from memprof.report.rows import suitable_unit
 
-    fields = {"batch_size": batch_size, "accumulation": accumulation, "seq_len": seq_len, "dtype": dtype}
-    fields |= {"vocab_size": vocab_size, "num_layers": num_layers}
-    fields |= {"checkpointing": checkpointing, "loss_chunks": loss_chunks}
-    scenario = plan([model], [method], rank=rank, kernels=kernels, **fields)[0]  # type: ignore[arg-type]
-    explained = explained_by(scenario, depth=depth)
+    explained = explanation_of(
+        model,
+        method,
+        depth=depth,
+        rank=rank,
+        batch_size=batch_size,
+        accumulation=accumulation,
+        seq_len=seq_len,
+        dtype=dtype,
+        kernels=kernels,
+        vocab_size=vocab_size,
+        num_layers=num_layers,
+        checkpointing=checkpointing,
+        loss_chunks=loss_chunks,
+    )
     unit = unit or suitable_unit([explained.record])
     if json:
         print(explained.document(environment(), diagnosis(explained, unit)))

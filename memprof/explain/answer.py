@@ -8,6 +8,7 @@ import torch
 
 from memprof.catalogue import get_method
 from memprof.errors import MemprofError
+from memprof.explain.accounts import accounts
 from memprof.explain.levers import heaviest, levers
 from memprof.explain.parts import Anatomy
 from memprof.explain.places import PlacedLedger
@@ -26,7 +27,7 @@ DEPTH = 2
 
 def explain(scenario: Scenario, *, depth: int = DEPTH) -> Explanation:
     """Why the scenario's peak is where it is. `depth`: down to how many pieces of a name its parts are told apart."""
-    scenario = replace(scenario, device=None)
+    scenario = replace(scenario, device=None, counting="memprof")
     record, baseline = _record(scenario), baseline_of(scenario)
     step, refresh = _anatomies(scenario, refreshing=scenario.method.is_periodic)
     other = None if baseline is None else _record(baseline)
@@ -38,6 +39,7 @@ def explain(scenario: Scenario, *, depth: int = DEPTH) -> Explanation:
         refresh=refresh.moment() if refresh else None,
         baseline_peak=None if baseline is None else _anatomies(baseline)[0].moment(),
         waterfall=() if other is None else tuple(waterfall(other, record)),
+        accounts=accounts(scenario, baseline),
         holdings=step.holdings(depth),
         parts=step.parts(depth),
         state=step.state(),

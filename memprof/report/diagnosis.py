@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from memprof.explanation import LOSS, UPDATE, Explanation, Lever, Moment
-from memprof.record import Memory, Trace
-from memprof.report.columns import percent, size
+from memprof.record import Trace
+from memprof.report.columns import NONE, percent, size
 from memprof.report.describe import BASELINE, plain
 from memprof.timeline import ACTIVATION, EXTRA, GRAD, OPTIMIZER, OPTIMIZER_STATE, PARAM, REFRESH
 
@@ -124,7 +124,6 @@ def _listed(texts: Sequence[str]) -> str:
     return " and ".join(filter(None, [", ".join(texts[:-1]), texts[-1]]))
 
 
-def saving(before: Memory | None, key: str, after: int) -> str:
+def saving(before: int | None, after: int) -> str:
     """The share of AdamW's figure that is saved."""
-    value = getattr(before, key, None) if before else None
-    return "-" if not value else percent(1 - after / value)
+    return percent(1 - after / before) if before else NONE

@@ -23,15 +23,12 @@ from memprof.timeline import EXTRA
 
 WIDTH = 96
 """columns that suffice; a wider terminal leaves the rest empty"""
-COUNTED = (
-    ("optimizer state", "optimizer_state"),
-    ("between two steps", "steady"),
-    ("peak of a step", "peak"),
-    ("peak of a refresh step", "refresh_peak"),
-)
+KEPT = {"optimizer_state": "optimizer state", "steady": "between two steps"}
+PAPERS = {"optimizer_state": "optimizer state", "total": "sum"}
+PEAKS = {"peak": "peak of a step", "refresh_peak": "peak of a refresh step"}
 HOW_READ = (
     "Param and OS (optimizer state) are read between two steps, Grad when backward returns, Act when forward does. "
-    "Paper's total: the papers' sum over categories, no instant of a step. The step is drawn allocation by "
+    "A paper's sum is over categories, no instant of a step. The step is drawn allocation by "
     "allocation, not second by second."
 )
 
@@ -97,20 +94,28 @@ def _table(*columns: tuple[str, bool]) -> Table:
 
 
 def _counted(explained: Explanation, unit: str) -> Table:
-    """What a paper, a data sheet and a device each mean by memory, and what is saved of it."""
-    before = explained.baseline
-    columns = [("", True), *([(BASELINE, False)] if before else []), (plain(explained.record.method), False)]
-    table = _table(*columns, *([("Saved", False)] if before else []))
-    rows: list[tuple[str, str, Memory | None, int | None]] = [
-        (name, key, before.trace if before else None, getattr(explained.trace, key)) for name, key in COUNTED
-    ]
-    if explained.record.formula is not None:
-        rows.insert(1, ("paper's total", "total", before.formula if before else None, explained.record.formula.total))
-    for name, key, other, value in rows:
-        if value is not None:
-            was = [size(getattr(other, key, None), unit)] if before else []
-            table.add_row(name, *was, size(value, unit), *([saving(other, key, value)] if before else []))
+    """What a paper, a checkpoint and a device each mean by memory, and what is saved of it."""
+    name, before = plain(explained.record.method), explained.baseline
+    table = _table(("", True), *([(BASELINE, False)] if before else []), (name, False))
+    if before:
+        table.add_column("Saved", justify="right", no_wrap=True)
+    for label, was, value in _figures(explained):
+        compared = [size(value, unit)] if before is None else [size(was, unit), size(value, unit), saving(was, value)]
+        table.add_row(label, *compared)
     return table
+
+
+def _figures(explained: Explanation) -> Iterator[tuple[str, int | None, int]]:
+    """What is counted, AdamW's bytes and the method's: what is kept, what papers make of it, the worst instants."""
+    before: Memory | None = explained.baseline.trace if explained.baseline else None
+    for key, label in KEPT.items():
+        yield label, getattr(before, key, None), getattr(explained.trace, key)
+    for account in sorted(explained.accounts, key=lambda each: each.key):
+        yield f"{PAPERS[account.key]} by {', '.join(account.countings)}", account.before, account.after
+    for key, label in PEAKS.items():
+        value: int | None = getattr(explained.trace, key)
+        if value is not None:
+            yield label, getattr(before, key, None), value
 
 
 def _step(explained: Explanation, unit: str, width: int) -> list[str]:

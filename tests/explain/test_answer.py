@@ -13,6 +13,7 @@ from memprof.explain.answer import baseline_of, explain
 from memprof.explain.levers import CHANGES, heaviest, options
 from memprof.explain.parts import cut, folded
 from memprof.explanation import Explanation
+from memprof.formula import formula
 from memprof.methods.adamw import AdamW
 from memprof.scenario import Scenario
 from memprof.timeline import CATEGORIES
@@ -127,6 +128,19 @@ def test_levers_are_what_another_trace_finds() -> None:
         given = {name.replace("-", "_"): int(*value) if value else True for name, *value in fields}
         again = heaviest(trace(scenario(method, **given)))
         assert (lever.peak, lever.saves) == (again, heaviest(found.trace) - again)
+
+
+def test_accounts_are_the_formulas_by_each_papers_counting() -> None:
+    """The basis, which one of the papers leaves out, is what GaLore's state is smaller by there."""
+    found = explained("galore")
+    plain, adamw = scenario("galore"), scenario("adamw")
+    for account in found.accounts:
+        for name in account.countings:
+            after, before = (formula(replace(each, counting=name)) for each in (plain, adamw))
+            assert (account.before, account.after) == (getattr(before, account.key), getattr(after, account.key))
+    (state,) = (account for account in found.accounts if account.key == "optimizer_state")
+    assert state.countings == ("paper:approximations",)
+    assert found.trace.optimizer_state - state.after == found.state["basis"]
 
 
 def test_levers_that_are_pulled_already_are_left_out() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from memprof.explanation import Explanation, Holding, Lever, Moment, Part
+from memprof.explanation import Account, Explanation, Holding, Lever, Moment, Part
 from memprof.record import History, Record
 from memprof.report.diagnosis import diagnosis, headline, where
 from memprof.report.explain import render
@@ -58,6 +58,10 @@ def galore(record: MakeRecord) -> Explanation:
         refresh=moment((2, 2, 1, 1, 3), "refresh", "update"),
         baseline_peak=moment((2, 2, 4, 1, 1), "optimizer", "update"),
         waterfall=(("param", 0), ("grad", 0), ("optimizer_state", -3 * GIB), ("activation", 0), ("extra", GIB)),
+        accounts=(
+            Account(key="total", countings=("paper:galore",), before=10 * GIB, after=6 * GIB),
+            Account(key="optimizer_state", countings=("paper:a", "paper:b"), before=4 * GIB, after=GIB // 2),
+        ),
         holdings=(
             Holding(category="param", name="layers.*.mlp", what="", tensors=3, nbytes=2 * GIB),
             Holding(category="extra", name="loss", what="nll_loss_backward", tensors=1, nbytes=2 * GIB),
@@ -104,6 +108,19 @@ def test_the_diagnosis_by_hand(galore: Explanation) -> None:
         "A step that refreshes or merges needs 9.00 GiB, in the step's refresh. "
         "Next: chunked loss, down to 6.00 GiB, with 8-bit states to 4.00 GiB."
     )
+
+
+def test_what_is_counted_by_hand(galore: Explanation) -> None:
+    table = printed(galore).partition("What is counted")[2].partition("One step")[0].split("\n")
+    rows = [" ".join(line.split()) for line in table if line.strip().endswith("%") or line.strip().endswith("-")]
+    assert rows == [
+        "optimizer state 4.00 1.00 75.0 %",
+        "between two steps 6.00 3.00 50.0 %",
+        "optimizer state by paper:a, paper:b 4.00 0.50 87.5 %",
+        "sum by paper:galore 10.00 6.00 40.0 %",
+        "peak of a step 10.00 8.00 20.0 %",
+        "peak of a refresh step - 9.00 -",
+    ]
 
 
 def test_small_changes_are_not_told_one_by_one(galore: Explanation) -> None:

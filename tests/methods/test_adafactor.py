@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.profiler import ProfilerActivity, profile
 
-from memprof.llama import LlamaForCausalLM, build_model
+from memprof.llama import build_model
 from memprof.method import Role, Weight, named_weights
 from memprof.methods.adafactor import Adafactor
+from tests.methods.models import gradients, peak_bytes, tiny, train
 
 DTYPES = [torch.float32, torch.bfloat16]
 VARIANTS = [
@@ -25,11 +25,6 @@ WRAPPED_NUMBER = 12
 """On a CPU aten wraps a Python number of an in-place operation into a 0-d fp64 tensor and casts that to fp32."""
 
 
-def tiny(dtype: torch.dtype = torch.float32, device: str = "cpu", **shape: Any) -> LlamaForCausalLM:
-    torch.manual_seed(0)
-    return build_model("9m", dtype=dtype, device=device, num_layers=1, vocab_size=64, **shape)
-
-
 def set_gradients(model: nn.Module, seed: int) -> None:
     """Gradients of very different sizes along both sides, so that factors matter."""
     generator = torch.Generator().manual_seed(seed)
@@ -39,38 +34,6 @@ def set_gradients(model: nn.Module, seed: int) -> None:
             side = torch.rand(p.shape[dim], generator=generator).add_(0.1)
             grad *= side if dim == p.ndim - 1 else side.unsqueeze(-1)
         p.grad = grad.to(p.dtype)
-
-
-def gradients(model: nn.Module) -> list[Tensor]:
-    return [p.grad for p in model.parameters() if p.grad is not None]
-
-
-def train(model: LlamaForCausalLM, optimizer: torch.optim.Optimizer, steps: int) -> None:
-    generator = torch.Generator().manual_seed(1)
-    for _ in range(steps):
-        ids, labels = torch.randint(0, 64, (2, 2, 16), generator=generator)
-        optimizer.zero_grad()
-        model(ids, labels).backward()
-        optimizer.step()
-
-
-def drift(a: nn.Module, b: nn.Module, start: nn.Module) -> float:
-    """The largest difference of a weight, relative to the largest distance that weight has travelled."""
-    weights = zip(a.parameters(), b.parameters(), start.parameters(), strict=True)
-    return max(((p - q).abs().max() / (q - s).abs().max()).item() for p, q, s in weights)
-
-
-def peak_bytes(work: Callable[[], object]) -> int:
-    """Most bytes alive at once beyond those alive before, by torch's own allocator events."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as prof:
-        work()
-    assert prof.profiler is not None and prof.profiler.kineto_results is not None
-    events = [event for event in prof.profiler.kineto_results.events() if event.name() == "[memory]"]
-    alive = peak = 0
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        alive += event.nbytes()
-        peak = max(peak, alive)
-    return peak
 
 
 def adafactor_by_the_paper(x: Tensor, grads: list[Tensor], method: Adafactor) -> Tensor:

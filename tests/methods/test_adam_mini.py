@@ -7,23 +7,18 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.profiler import ProfilerActivity, profile
 
 from memprof.api import plan
 from memprof.formula import formula
-from memprof.llama import LlamaForCausalLM, build_model
+from memprof.llama import build_model
 from memprof.method import Role, Weight, groups, named_weights
 from memprof.methods.adam_mini import AdamMini, num_blocks
+from tests.methods.models import gradients, peak_bytes, tiny, train
 
 METHOD = AdamMini(lr=3e-3, betas=(0.8, 0.95), eps=1e-6, weight_decay=0.1)
 DTYPES = [torch.float32, torch.bfloat16]
 WRAPPED_NUMBER = 12
 SHAPES: list[dict[str, Any]] = [{}, {"num_key_value_heads": 2}, {"head_dim": 16}, {"tie_word_embeddings": True}]
-
-
-def tiny(dtype: torch.dtype = torch.float32, device: str = "cpu", **shape: Any) -> LlamaForCausalLM:
-    torch.manual_seed(0)
-    return build_model("9m", dtype=dtype, device=device, num_layers=1, vocab_size=64, **shape)
 
 
 def set_gradients(model: nn.Module, seed: int) -> None:
@@ -33,38 +28,6 @@ def set_gradients(model: nn.Module, seed: int) -> None:
         grad = torch.randn(p.shape, generator=generator)
         grad *= torch.rand(p.shape[:1] + (1,) * (p.ndim - 1), generator=generator).add_(0.1)
         p.grad = grad.to(p.dtype)
-
-
-def gradients(model: nn.Module) -> list[Tensor]:
-    return [p.grad for p in model.parameters() if p.grad is not None]
-
-
-def train(model: LlamaForCausalLM, optimizer: torch.optim.Optimizer, steps: int) -> None:
-    generator = torch.Generator().manual_seed(1)
-    for _ in range(steps):
-        ids, labels = torch.randint(0, 64, (2, 2, 16), generator=generator)
-        optimizer.zero_grad()
-        model(ids, labels).backward()
-        optimizer.step()
-
-
-def drift(a: nn.Module, b: nn.Module, start: nn.Module) -> float:
-    """The largest difference of a weight, relative to the largest distance that weight has travelled."""
-    weights = zip(a.parameters(), b.parameters(), start.parameters(), strict=True)
-    return max(((p - q).abs().max() / (q - s).abs().max()).item() for p, q, s in weights)
-
-
-def peak_bytes(work: Callable[[], object]) -> int:
-    """Most bytes alive at once beyond those alive before, by torch's own allocator events."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as prof:
-        work()
-    assert prof.profiler is not None and prof.profiler.kineto_results is not None
-    events = [event for event in prof.profiler.kineto_results.events() if event.name() == "[memory]"]
-    alive = peak = 0
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        alive += event.nbytes()
-        peak = max(peak, alive)
-    return peak
 
 
 def blocks_of(name: str, tensor: Tensor, heads: int, kv_heads: int) -> list[Tensor]:

@@ -9,29 +9,18 @@ from torch import Tensor, nn
 
 from memprof import optimizer as optimizers
 from memprof.errors import MemprofError
-from memprof.llama import LlamaForCausalLM, build_model
 from memprof.method import named_weights
 from memprof.methods.adamw import AdamW
+from tests.methods.models import set_normal_gradients, tiny
 
 METHOD = AdamW(lr=3e-3, betas=(0.8, 0.95), eps=1e-6, weight_decay=0.1)
 TORCH: dict[str, Any] = {key: value for key, value in METHOD.hyperparameters().items() if key != "state_dtype"}
 DTYPES = [torch.float32, torch.bfloat16]
 
 
-def tiny(dtype: torch.dtype = torch.float32, device: str = "cpu") -> LlamaForCausalLM:
-    torch.manual_seed(0)
-    return build_model("9m", dtype=dtype, device=device, num_layers=1, vocab_size=64)
-
-
-def set_gradients(model: nn.Module, seed: int) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    for p in model.parameters():
-        p.grad = torch.randn(p.shape, generator=generator).to(p.dtype)
-
-
 def advance(model: nn.Module, optimizer: torch.optim.Optimizer, steps: range) -> None:
     for step in steps:
-        set_gradients(model, step)
+        set_normal_gradients(model, step)
         optimizer.step()
 
 
@@ -102,7 +91,7 @@ def test_step_follows_the_paper() -> None:
     grads: list[list[Tensor]] = [[] for _ in start]
     optimizer = METHOD.prepare(model)
     for step in range(6):
-        set_gradients(model, step)
+        set_normal_gradients(model, step)
         for p, seen in zip(model.parameters(), grads, strict=True):
             assert p.grad is not None
             seen.append(p.grad.double())
@@ -125,7 +114,7 @@ def test_weights_without_a_gradient_stay_and_have_no_state() -> None:
     model = tiny()
     optimizer = METHOD.prepare(model)
     before = model.lm_head.weight.detach().clone()
-    set_gradients(model, 0)
+    set_normal_gradients(model, 0)
     model.lm_head.weight.grad = None
     optimizer.step()
     assert torch.equal(model.lm_head.weight, before) and model.lm_head.weight not in optimizer.state
@@ -177,7 +166,7 @@ def test_fp32_moments_are_torchs_on_an_fp32_copy_rounded_after_each_step(dtype: 
     optimizer, reference = apart("fp32").prepare(ours), torch.optim.AdamW(copy.parameters(), fused=True, **TORCH)
     for step in range(5):
         advance(ours, optimizer, range(step, step + 1))
-        set_gradients(theirs, step)
+        set_normal_gradients(theirs, step)
         for p, wide in zip(theirs.parameters(), copy.parameters(), strict=True):
             assert p.grad is not None
             wide.data, wide.grad = p.detach().float(), p.grad.float()

@@ -4,27 +4,17 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from memprof.llama import LlamaForCausalLM, build_model
+from memprof.llama import build_model
 from memprof.method import Role, Weight, named_weights
 from memprof.methods.adamw import AdamW
 from memprof.methods.adamw_8bit import AdamW8bit
+from tests.methods.models import set_normal_gradients, tiny
 
 METHOD = AdamW8bit(lr=3e-3, betas=(0.8, 0.95), eps=1e-6, weight_decay=0.1)
 DTYPES = [torch.float32, torch.bfloat16]
-
-
-def tiny(dtype: torch.dtype = torch.float32, device: str = "cpu") -> LlamaForCausalLM:
-    torch.manual_seed(0)
-    return build_model("9m", dtype=dtype, device=device, num_layers=1, vocab_size=64)
-
-
-def set_gradients(model: nn.Module, seed: int) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    for p in model.parameters():
-        p.grad = torch.randn(p.shape, generator=generator).to(p.dtype)
 
 
 def test_state_of_llama_7bs_mlp_by_hand() -> None:
@@ -39,7 +29,7 @@ def test_state_of_llama_7bs_mlp_by_hand() -> None:
 def test_states_are_codes_and_magnitudes_and_of_norms_fp32(dtype: torch.dtype) -> None:
     model = tiny(dtype)
     optimizer = METHOD.prepare(model)
-    set_gradients(model, 0)
+    set_normal_gradients(model, 0)
     optimizer.step()
     for weight, p in named_weights(model):
         state = optimizer.state[p]
@@ -56,7 +46,7 @@ def test_the_first_step_is_adamws_and_later_ones_stay_near() -> None:
     optimizer, exact = METHOD.prepare(ours), AdamW(**METHOD.hyperparameters()).prepare(theirs)  # type: ignore[arg-type]
     for step in range(8):
         for model, each in ((ours, optimizer), (theirs, exact)):
-            set_gradients(model, step)
+            set_normal_gradients(model, step)
             each.step()
         for (name, p), q, origin in zip(ours.named_parameters(), theirs.parameters(), start, strict=True):
             drift = ((p - q).norm() / (q - origin).norm()).item()
@@ -91,7 +81,7 @@ def test_a_step_of_a_24_layer_model_makes_as_many_calls_as_its_pieces_need_and_r
 def test_a_loaded_state_keeps_its_codes_and_fp32_magnitudes_under_bf16_weights() -> None:
     model, other = tiny(torch.bfloat16), tiny(torch.bfloat16)
     optimizer, resumed = METHOD.prepare(model), METHOD.prepare(other)
-    set_gradients(model, 0)
+    set_normal_gradients(model, 0)
     optimizer.step()
     resumed.load_state_dict(optimizer.state_dict())
     for p, q in zip(model.parameters(), other.parameters(), strict=True):

@@ -21,7 +21,8 @@ from memprof.methods.parts.apollo_optimizer import ApolloOptimizer
 from memprof.methods.parts.gradient_scaling import limited
 from memprof.methods.parts.random_projection import draw_, next_seed
 from memprof.trace import trace
-from tests.methods.test_galore import Calls, gradient, one_matrix, set_gradients, set_meta_gradients, tiny, weight_named
+from tests.methods.models import one_matrix, set_meta_gradients, tiny, weight_named
+from tests.methods.subspaces import Calls, gradient, set_gradients
 
 METHOD = Apollo(rank=8, update_gap=3, lr=0.01, betas=(0.8, 0.95), weight_decay=0.1)
 DTYPES = [torch.float32, torch.bfloat16]

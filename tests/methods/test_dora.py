@@ -9,18 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from memprof.llama import LlamaForCausalLM, build_model
 from memprof.method import STEP, Footprint, Role, Weight, named_weights
 from memprof.methods.dora import DoRA, DoRALinear, ScaledProductBackward, row_norms
 from memprof.methods.redora import ReDoRA
+from tests.methods.models import tiny
 
 TOKENS = 2 * 16
 DTYPES = [torch.float32, torch.bfloat16]
-
-
-def tiny(dtype: torch.dtype = torch.float32, **shape: Any) -> LlamaForCausalLM:
-    torch.manual_seed(0)
-    return build_model("9m", dtype=dtype, num_layers=1, vocab_size=64, **shape)
 
 
 def adapted(n_in: int = 7, n_out: int = 12, dtype: torch.dtype = torch.float64, bias: bool = True) -> DoRALinear:

@@ -15,7 +15,8 @@ from memprof.llama import build_model
 from memprof.method import Role, Weight, named_weights
 from memprof.methods.fira import Fira, FiraOptimizer
 from memprof.methods.galore import GaLore
-from tests.methods.test_galore import Calls, gradient, one_matrix, set_gradients, set_meta_gradients, tiny
+from tests.methods.models import one_matrix, set_meta_gradients, tiny
+from tests.methods.subspaces import Calls, gradient, set_gradients
 
 METHOD = Fira(rank=4, update_gap=3, lr=0.01, betas=(0.8, 0.95), eps=1e-6)
 SHAPES = {"tall": (12, 7), "wide": (7, 12), "square": (9, 9)}

@@ -14,7 +14,8 @@ from memprof.method import Role, Weight, named_weights
 from memprof.methods.adafactor import Adafactor
 from memprof.methods.flora import Flora, average_compressed_, is_compressed, projector
 from memprof.methods.parts.random_projection import next_seed
-from tests.methods.test_galore import set_gradients, set_meta_gradients, tiny
+from tests.methods.models import set_meta_gradients, tiny
+from tests.methods.subspaces import set_gradients
 
 METHOD = Flora(rank=8, update_gap=3, lr=0.05, weight_decay=0.1)
 SHAPES = [(12, 7), (7, 12), (9, 9)]

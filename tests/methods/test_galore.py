@@ -10,57 +10,21 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from memprof.errors import MemprofError
 from memprof.ledger import Ledger
-from memprof.llama import LlamaForCausalLM, build_model
-from memprof.method import Footprint, Role, Weight, groups, named_weights
+from memprof.llama import build_model
+from memprof.method import Role, Weight, groups, named_weights
 from memprof.methods.galore import GaLore
 from memprof.methods.parts import sides
 from memprof.methods.parts.galore_optimizer import GaLoreOptimizer
 from memprof.methods.parts.projection import refresh_bytes, top_subspace
+from tests.methods.models import one_matrix, set_meta_gradients, tiny, weight_named
+from tests.methods.subspaces import Calls, footprints, gradient, refreshed_steps, set_gradients, signed
 
 METHOD = GaLore(rank=8, update_gap=3, scale=0.25, lr=0.01, betas=(0.8, 0.95), weight_decay=0.1)
 SHAPES = {"tall": (12, 7), "wide": (7, 12), "square": (9, 9)}
 DTYPES = [torch.float32, torch.bfloat16]
-
-
-def weight_named(model: nn.Module, ending: str) -> nn.Parameter:
-    return next(p for name, p in model.named_parameters() if name.endswith(ending))
-
-
-def tiny(dtype: torch.dtype = torch.float32, device: str = "cpu", layers: int = 1) -> LlamaForCausalLM:
-    torch.manual_seed(0)
-    return build_model("9m", dtype=dtype, device=device, num_layers=layers, vocab_size=64)
-
-
-def gradient(shape: Sequence[int], seed: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    """A gradient whose singular values fall like 0.8^i, so that its top subspace is well defined."""
-    generator = torch.Generator().manual_seed(seed)
-    g = torch.randn(*shape, generator=generator, dtype=torch.float64)
-    if len(shape) == 2:
-        u, _, vh = torch.linalg.svd(g, full_matrices=False)
-        g = u @ torch.diag(0.8 ** torch.arange(u.shape[1], dtype=torch.float64)) @ vh
-    return g.to(dtype)
-
-
-def set_gradients(model: nn.Module, seed: int) -> None:
-    for i, p in enumerate(model.parameters()):
-        p.grad = gradient(p.shape, 1000 * seed + i, p.dtype)
-
-
-def set_meta_gradients(model: nn.Module) -> None:
-    for p in model.parameters():
-        p.grad = torch.empty_like(p)
-
-
-def one_matrix(w: Tensor) -> nn.Module:
-    """A model whose only weight is one q_proj."""
-    model = nn.Module()
-    model.q_proj = nn.Linear(w.shape[1], w.shape[0], bias=False)
-    model.q_proj.weight = nn.Parameter(w.clone())
-    return model
 
 
 def train(method: GaLore, w: Tensor, grads: Sequence[Tensor]) -> tuple[Tensor, GaLoreOptimizer]:
@@ -77,11 +41,6 @@ def train(method: GaLore, w: Tensor, grads: Sequence[Tensor]) -> tuple[Tensor, G
 def relative(a: Tensor, b: Tensor) -> float:
     a, b = a.detach().double(), b.detach().double()
     return float((a - b).norm() / b.norm())
-
-
-def signed(vectors: Tensor) -> Tensor:
-    """Each column with its largest entry positive."""
-    return torch.stack([v * v[v.abs().argmax()].sign() for v in vectors.unbind(1)], dim=1)
 
 
 def galore_by_the_paper(w: Tensor, grads: Sequence[Tensor], method: GaLore) -> Tensor:
@@ -259,20 +218,6 @@ def test_a_gradient_that_is_not_finite_keeps_the_old_basis(bad: float) -> None:
     assert torch.equal(optimizer.state[p]["basis"], before)
 
 
-def refreshed_steps(monkeypatch: pytest.MonkeyPatch, step: Callable[[int], None], steps: int) -> list[int]:
-    seen: set[int] = set()
-    now = [0]
-
-    def watched(grad: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-        seen.add(now[0])
-        return top_subspace(grad, rank)
-
-    monkeypatch.setattr(sides, "top_subspace", watched)
-    for now[0] in range(steps):
-        step(now[0])
-    return sorted(seen)
-
-
 def test_refreshes_at_step_0_then_every_gap_and_when_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny()
     optimizer = METHOD.prepare(model)
@@ -283,7 +228,7 @@ def test_refreshes_at_step_0_then_every_gap_and_when_asked(monkeypatch: pytest.M
             optimizer.request_refresh()
         optimizer.step()
 
-    assert refreshed_steps(monkeypatch, step, 8) == [0, 3, 5, 6]
+    assert refreshed_steps(monkeypatch, sides, step, 8) == [0, 3, 5, 6]
     assert list(METHOD.refresh_steps(8)) == [0, 3, 6]
 
 
@@ -292,11 +237,6 @@ def test_gap_50_over_20000_steps_is_400_refreshes() -> None:
 
 
 # --- bytes and calls -------------------------------------------------------------------------------------------------
-
-
-def footprints(method: GaLore, model: nn.Module) -> list[tuple[Weight, nn.Parameter, Footprint]]:
-    bound = method.bind(weight for weight, _ in named_weights(model))
-    return [(weight, p, bound.formula(weight)) for weight, p in named_weights(model)]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -325,16 +265,6 @@ def test_state_bytes_by_hand() -> None:
     for shape in ((4096, 11008), (11008, 4096)):
         weight = Weight("model.layers.0.mlp.down_proj.weight", Role.DOWN, shape, 1, 2)
         assert GaLore(rank=1024).formula(weight).optimizer_state == 2 * 1024 * (4096 + 2 * 11008) == 53_477_376
-
-
-class Calls(TorchDispatchMode):
-    """Counts aten calls, views left out; a fused or foreach call is one."""
-
-    seen = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.seen += not func.is_view and func.namespace == "aten"
-        return func(*args, **(kwargs or {}))
 
 
 @pytest.mark.parametrize(("model", "rank", "side"), [("350m", None, "std"), ("1b", 512, "std"), ("350m", 256, "left")])

@@ -4,71 +4,30 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from memprof.api import plan
 from memprof.errors import MemprofError
 from memprof.formula import formula
 from memprof.ledger import Ledger
-from memprof.llama import LlamaForCausalLM, build_model
-from memprof.method import Footprint, Role, Weight, groups, named_weights
+from memprof.llama import build_model
+from memprof.method import Role, Weight, groups, named_weights
 from memprof.methods.adam_mini import AdamMini
 from memprof.methods.galore import GaLore
 from memprof.methods.galore_mini import GaLoreMini
 from memprof.methods.parts import galore_mini_optimizer
 from memprof.methods.parts.galore_mini_optimizer import GaLoreMiniOptimizer
 from memprof.methods.parts.lazy import LazyRefresh
-from memprof.methods.parts.projection import top_subspace
 from memprof.trace import trace
+from tests.methods.models import HEADS, one_matrix, set_meta_gradients, tiny, weight_named
+from tests.methods.subspaces import Launches, footprints, gradient, refreshed_steps, set_gradients, signed
 
 METHOD = GaLoreMini(rank=8, update_gap=3, scale=0.25, lr=0.01, betas=(0.8, 0.95), weight_decay=0.1)
 DTYPES = [torch.float32, torch.bfloat16]
-HEADS = 3
-
-
-def weight_named(model: nn.Module, ending: str) -> nn.Parameter:
-    return next(p for name, p in model.named_parameters() if name.endswith(ending))
-
-
-def tiny(dtype: torch.dtype = torch.float32, device: str = "cpu", layers: int = 1) -> LlamaForCausalLM:
-    torch.manual_seed(0)
-    return build_model("9m", dtype=dtype, device=device, num_layers=layers, vocab_size=64)
-
-
-def gradient(shape: Sequence[int], seed: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    """A gradient whose singular values fall like 0.8^i, so that its top subspace is well defined."""
-    generator = torch.Generator().manual_seed(seed)
-    g = torch.randn(*shape, generator=generator, dtype=torch.float64)
-    if len(shape) == 2:
-        u, _, vh = torch.linalg.svd(g, full_matrices=False)
-        g = u @ torch.diag(0.8 ** torch.arange(u.shape[1], dtype=torch.float64)) @ vh
-    return g.to(dtype)
-
-
-def set_gradients(model: nn.Module, seed: int) -> None:
-    for i, p in enumerate(model.parameters()):
-        p.grad = gradient(p.shape, 1000 * seed + i, p.dtype)
-
-
-def set_meta_gradients(model: nn.Module) -> None:
-    for p in model.parameters():
-        p.grad = torch.empty_like(p)
-
-
-def one_matrix(w: Tensor, name: str = "q_proj") -> nn.Module:
-    """A model whose only weight has that name; q and k have three heads."""
-    model = nn.Module()
-    setattr(model, "config", SimpleNamespace(num_attention_heads=HEADS))  # noqa: B010
-    layer = nn.Linear(w.shape[1], w.shape[0], bias=False)
-    layer.weight = nn.Parameter(w.clone())
-    model.add_module(name, layer)
-    return model
 
 
 def train(method: GaLoreMini, model: nn.Module, grads: Sequence[Tensor]) -> GaLoreMiniOptimizer:
@@ -83,11 +42,6 @@ def train(method: GaLoreMini, model: nn.Module, grads: Sequence[Tensor]) -> GaLo
 
 def the_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     return next(iter(optimizer.state.values()))
-
-
-def signed(vectors: Tensor) -> Tensor:
-    """Each column with its largest entry positive."""
-    return torch.stack([v * v[v.abs().argmax()].sign() for v in vectors.unbind(1)], dim=1)
 
 
 def galore_mini_by_the_paper(w: Tensor, grads: Sequence[Tensor], blocks: int, method: GaLoreMini) -> Tensor:
@@ -288,20 +242,6 @@ def test_gap_follows_q_galores_rule_by_hand(cosines: list[float], gap: int) -> N
     assert LazyRefresh.of(METHOD).learned_gap(50, cosines) == gap
 
 
-def refreshed_steps(monkeypatch: pytest.MonkeyPatch, step: Callable[[int], None], steps: int) -> list[int]:
-    seen: set[int] = set()
-    now = [0]
-
-    def watched(grad: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-        seen.add(now[0])
-        return top_subspace(grad, rank)
-
-    monkeypatch.setattr(galore_mini_optimizer, "top_subspace", watched)
-    for now[0] in range(steps):
-        step(now[0])
-    return sorted(seen)
-
-
 def run_on(optimizer: GaLoreMiniOptimizer, p: nn.Parameter, grads: Callable[[int], Tensor]) -> Callable[[int], None]:
     def step(t: int) -> None:
         p.grad = grads(t)
@@ -315,7 +255,8 @@ def test_a_subspace_that_stays_is_refreshed_ever_less(monkeypatch: pytest.Monkey
     model = one_matrix(torch.zeros(9, 7))
     p, g = next(model.parameters()), gradient((9, 7), 0)
     optimizer = dataclasses.replace(METHOD, rank=2, update_gap=1).prepare(model)
-    assert refreshed_steps(monkeypatch, run_on(optimizer, p, lambda t: g), 40) == [0, 1, 2, 3, 4, 5, 6, 8, 16, 32]
+    steps = refreshed_steps(monkeypatch, galore_mini_optimizer, run_on(optimizer, p, lambda t: g), 40)
+    assert steps == [0, 1, 2, 3, 4, 5, 6, 8, 16, 32]
 
 
 def test_a_subspace_that_turns_keeps_the_gap_and_a_request_comes_on_top(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -329,7 +270,7 @@ def test_a_subspace_that_turns_keeps_the_gap_and_a_request_comes_on_top(monkeypa
             optimizer.request_refresh()
         step(t)
 
-    assert refreshed_steps(monkeypatch, with_request, 20) == [0, 3, 6, 7, 9, 12, 15, 18]
+    assert refreshed_steps(monkeypatch, galore_mini_optimizer, with_request, 20) == [0, 3, 6, 7, 9, 12, 15, 18]
     assert the_state(optimizer)["gap"] == 3
 
 
@@ -368,11 +309,6 @@ def test_a_gradient_that_is_not_finite_keeps_the_old_basis(bad: float) -> None:
 
 
 # --- bytes and calls -------------------------------------------------------------------------------------------------
-
-
-def footprints(method: GaLoreMini, model: nn.Module) -> list[tuple[Weight, nn.Parameter, Footprint]]:
-    bound = method.bind(weight for weight, _ in named_weights(model))
-    return [(weight, p, bound.formula(weight)) for weight, p in named_weights(model)]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -417,19 +353,6 @@ def test_savings_of_one_layer_are_the_papers_40_and_81_percent() -> None:
     adamw = 2 * sum(weight.numel for weight in layer)
     assert (mini, full, adamw) == (18 * h * r, 30 * h * r, 24 * h * h)
     assert (1 - mini / full, 1 - mini / adamw) == (0.4, 0.8125)
-
-
-class Launches(TorchDispatchMode):
-    """Counts aten calls that compute: no views, and a foreach call as one only if no pair of its tensors broadcasts."""
-
-    seen = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if not func.is_view and func.namespace == "aten":
-            lists = [arg for arg in args if isinstance(arg, list) and isinstance((*arg, None)[0], Tensor)]
-            slow = any(len({t.shape for t in tensors}) > 1 for tensors in zip(*lists, strict=True))
-            self.seen += len(lists[0]) if slow else 1
-        return func(*args, **(kwargs or {}))
 
 
 @pytest.mark.parametrize(

@@ -5,16 +5,11 @@ import torch
 from torch import nn
 
 from memprof.ledger import Ledger
-from memprof.llama import LlamaForCausalLM, build_model
 from memprof.method import named_weights
 from memprof.methods.lion import Lion, signs
+from tests.methods.models import tiny
 
 DTYPES = [torch.float32, torch.bfloat16]
-
-
-def tiny(dtype: torch.dtype = torch.float32, device: str = "cpu") -> LlamaForCausalLM:
-    torch.manual_seed(0)
-    return build_model("9m", dtype=dtype, device=device, num_layers=2, vocab_size=64)
 
 
 def test_two_steps_by_hand() -> None:
@@ -34,7 +29,7 @@ def test_two_steps_by_hand() -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_every_element_moves_by_the_learning_rate(dtype: torch.dtype) -> None:
-    model = tiny(dtype)
+    model = tiny(dtype, layers=2)
     with torch.no_grad():
         for p in model.parameters():
             p.zero_()
@@ -60,7 +55,7 @@ def test_the_moment_is_left_alone_by_its_mix(dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("device", ["meta", "cpu"])
 def test_scratch_is_at_most_the_largest_weight(device: str, dtype: torch.dtype) -> None:
     """Embedding, head and norms are small here; the MLP's matrices are the largest, and each fills a group."""
-    model = tiny(dtype, device)
+    model = tiny(dtype, device, layers=2)
     optimizer = Lion().prepare(model)
     for p in model.parameters():
         p.grad = torch.zeros_like(p)
@@ -73,7 +68,7 @@ def test_scratch_is_at_most_the_largest_weight(device: str, dtype: torch.dtype) 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_state_is_one_moment_in_the_parameters_dtype(dtype: torch.dtype) -> None:
-    model = tiny(dtype, "meta")
+    model = tiny(dtype, "meta", layers=2)
     optimizer = Lion().prepare(model)
     for p in model.parameters():
         p.grad = torch.empty_like(p)

@@ -10,79 +10,19 @@ import torch
 from torch import Tensor, nn
 
 from memprof.errors import MemprofError
-from memprof.llama import LlamaForCausalLM, build_model
-from memprof.method import STEP, Footprint, Weight, named_weights
+from memprof.method import STEP, Footprint, named_weights
 from memprof.methods.low_rank import LowRank, LowRankLinear, ProductBackward
-from memprof.methods.parts.fused_adamw import FusedAdamW
+from tests.methods.adapters import Pair, bytes_of, saved_bytes
+from tests.methods.models import tiny, train
 
 TOKENS = 2 * 16
 SHAPES = [{}, {"tie_word_embeddings": True, "num_key_value_heads": 2}]
 DTYPES = [torch.float32, torch.bfloat16]
 
 
-def tiny(dtype: torch.dtype = torch.float32, device: str = "cpu", **shape: Any) -> LlamaForCausalLM:
-    torch.manual_seed(0)
-    return build_model("9m", dtype=dtype, device=device, num_layers=1, vocab_size=64, **shape)
-
-
-def train(model: nn.Module, optimizer: FusedAdamW, steps: int, device: str = "cpu") -> list[Tensor]:
-    """Losses of a few steps, each on its own batch; the last gradients stay."""
-    generator = torch.Generator().manual_seed(1)
-    losses = []
-    for _ in range(steps):
-        ids, labels = torch.randint(0, 64, (2, 2, 16), generator=generator).to(device)
-        optimizer.zero_grad()
-        loss = model(ids, labels)
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.detach())
-    return losses
-
-
-def size(tensors: list[Tensor | None]) -> int:
-    return sum(t.untyped_storage().nbytes() for t in tensors if t is not None)
-
-
-def bytes_of(model: nn.Module, optimizer: FusedAdamW, weight: Weight) -> tuple[int, int, int]:
-    """Parameter, gradient and state bytes of everything that stands in the place of one plain weight."""
-    owner = weight.name.removesuffix("weight")
-    params = [p for name, p in model.named_parameters() if name.startswith(owner)]
-    states = [t for p in params for t in optimizer.state.get(p, {}).values()]
-    return size(list(params)), size([p.grad for p in params]), size(states)
-
-
-def saved_bytes(model: nn.Module) -> int:
-    """Bytes that autograd saved in one forward, parameters aside, each storage once."""
-    params = {p.untyped_storage().data_ptr() for p in model.parameters()}
-    saved: dict[int, Tensor] = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        if tensor.untyped_storage().data_ptr() not in params:
-            saved[tensor.untyped_storage().data_ptr()] = tensor  # kept alive, so that no address is used twice
-        return tensor
-
-    ids = torch.zeros(2, 16, dtype=torch.long)
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        model(ids, ids)
-    return size(list(saved.values()))
-
-
 def product(layer: nn.Module) -> Tensor:
     assert isinstance(layer, LowRankLinear)
     return (layer.B.weight @ layer.A.weight).detach()
-
-
-class Pair(nn.Module):
-    """Two layers under LLaMA's names, in fp64, with different long sides."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.q_proj = nn.Linear(7, 12, bias=False, dtype=torch.float64)
-        self.down_proj = nn.Linear(12, 5, bias=True, dtype=torch.float64)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.down_proj(torch.tanh(self.q_proj(x))).square().mean()  # type: ignore[no-any-return]
 
 
 def test_steps_match_dense_product_fp64() -> None:

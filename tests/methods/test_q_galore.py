@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import io
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from memprof.errors import MemprofError
 from memprof.ledger import Ledger, state_tensors
@@ -19,24 +17,15 @@ from memprof.methods.parts.integer_linear import IntegerLinear
 from memprof.methods.parts.integers import Integers
 from memprof.methods.parts.q_galore_optimizer import QGaLoreOptimizer
 from memprof.methods.q_galore import QGaLore
+from tests.methods.models import set_normal_gradients, tiny
+from tests.methods.subspaces import Launches
 
 METHOD = QGaLore(rank=8, update_gap=3, lr=0.01, inner="adamw")
 DTYPES = [torch.float32, torch.bfloat16]
 
 
-def tiny(dtype: torch.dtype = torch.float32, device: str = "cpu", layers: int = 1) -> LlamaForCausalLM:
-    torch.manual_seed(0)
-    return build_model("9m", dtype=dtype, device=device, num_layers=layers, vocab_size=64)
-
-
 def integer_layers(model: nn.Module) -> dict[str, IntegerLinear]:
     return {name: module for name, module in model.named_modules() if isinstance(module, IntegerLinear)}
-
-
-def set_gradients(model: nn.Module, seed: int) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    for p in model.parameters():
-        p.grad = torch.randn(p.shape, generator=generator).to(p.dtype)
 
 
 def train(model: LlamaForCausalLM, optimizer: torch.optim.Optimizer, steps: int) -> None:
@@ -140,19 +129,6 @@ def test_scratch_of_a_step_is_the_formulas_and_never_above_the_largest_weight_or
     assert scratch >= max(cost.transient for cost in costs)
 
 
-class Launches(TorchDispatchMode):
-    """Counts aten calls that compute: no views, and a foreach call as one only if no pair of its tensors broadcasts."""
-
-    seen = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if not func.is_view and func.namespace == "aten":
-            lists = [arg for arg in args if isinstance(arg, list) and isinstance((*arg, None)[0], Tensor)]
-            slow = any(len({t.shape for t in tensors}) > 1 for tensors in zip(*lists, strict=True))
-            self.seen += len(lists[0]) if slow else 1
-        return func(*args, **(kwargs or {}))
-
-
 def test_a_step_of_24_layers_makes_two_products_a_matrix_and_few_more_calls_a_group() -> None:
     """Of the largest weight's bytes there are about as many groups as layers; each weight alone would take 5000."""
     model = build_model("350m", dtype=torch.bfloat16, device="meta", kernels="cuda")
@@ -176,7 +152,7 @@ def test_groups_of_weights_do_not_change_the_update() -> None:
         assert isinstance(optimizer, QGaLoreOptimizer)
         optimizer.batches.limit = optimizer.batches.limit if limit is None else limit
         for seed in range(3):
-            set_gradients(model, seed)
+            set_normal_gradients(model, seed)
             optimizer.step()
     for (name, one), other in zip(integer_layers(models[0]).items(), integer_layers(models[1]).values(), strict=True):
         assert torch.equal(one.codes, other.codes) and torch.equal(one.scale, other.scale), name
@@ -186,7 +162,7 @@ def test_stochastic_rounding_follows_seed_and_step_and_not_torchs_own_stream() -
     def codes(seed: int, stream: int) -> Tensor:
         model = tiny()
         optimizer = dataclasses.replace(METHOD, seed=seed).prepare(model)
-        set_gradients(model, 0)
+        set_normal_gradients(model, 0)
         torch.manual_seed(stream)
         optimizer.step()
         return torch.cat([layer.codes.view(-1) for layer in integer_layers(model).values()])
@@ -201,7 +177,7 @@ def test_small_updates_move_integer_weights_on_average() -> None:
     optimizer = dataclasses.replace(METHOD, proj_bits=16, rank=128, lr=1e-5, scale=1.0, eps=1e-12).prepare(model)
     layer = integer_layers(model)["model.layers.0.mlp.gate_proj"]
     before = layer.weight().double()
-    set_gradients(model, 0)
+    set_normal_gradients(model, 0)
     optimizer.step()
     basis = optimizer.state[layer.anchor]["basis"]
     assert layer.anchor.grad is not None
@@ -217,12 +193,12 @@ def test_small_updates_move_integer_weights_on_average() -> None:
 def test_a_gradient_that_is_not_finite_keeps_the_old_basis(bad: float) -> None:
     model = tiny()
     optimizer = dataclasses.replace(METHOD, update_gap=1).prepare(model)
-    set_gradients(model, 0)
+    set_normal_gradients(model, 0)
     optimizer.step()
     anchor = integer_layers(model)["model.layers.0.mlp.down_proj"].anchor
     keys = ("basis", "basis_scale", "basis_zero", "first")
     before = {key: optimizer.state[anchor][key].clone() for key in keys}
-    set_gradients(model, 1)
+    set_normal_gradients(model, 1)
     assert anchor.grad is not None
     anchor.grad[0, 1] = bad
     optimizer.step()
@@ -246,7 +222,7 @@ def test_a_subspace_that_stays_is_refreshed_ever_less(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(optimizer, "refresh", watched)
     for now[0] in range(20):
-        set_gradients(model, 0)
+        set_normal_gradients(model, 0)
         optimizer.step()
     for anchor in anchors:
         assert [at for at, p in seen if p is anchor] == [0, 1, 2, 3, 4, 5, 6, 8, 16]

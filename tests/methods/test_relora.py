@@ -11,45 +11,15 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 from memprof.errors import MemprofError
-from memprof.llama import LlamaForCausalLM, build_model
-from memprof.method import Weight, named_weights
+from memprof.method import named_weights
 from memprof.methods.lora import LoRA, LoRALinear
-from memprof.methods.parts.restart import RestartOptimizer, prune_, restart_factor
+from memprof.methods.parts.restart import prune_, restart_factor
 from memprof.methods.relora import ReLoRA
+from tests.methods.adapters import bytes_of
+from tests.methods.models import tiny, train
 
 SHAPES = [{}, {"tie_word_embeddings": True, "num_key_value_heads": 2}]
 DTYPES = [torch.float32, torch.bfloat16]
-
-
-def tiny(dtype: torch.dtype = torch.float32, device: str = "cpu", **shape: Any) -> LlamaForCausalLM:
-    torch.manual_seed(0)
-    return build_model("9m", dtype=dtype, device=device, num_layers=1, vocab_size=64, **shape)
-
-
-def train(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int, device: str = "cpu") -> list[Tensor]:
-    """Losses of a few steps, each on its own batch; the last gradients stay."""
-    generator = torch.Generator().manual_seed(1)
-    losses = []
-    for _ in range(steps):
-        ids, labels = torch.randint(0, 64, (2, 2, 16), generator=generator).to(device)
-        optimizer.zero_grad()
-        loss = model(ids, labels)
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.detach())
-    return losses
-
-
-def size(tensors: list[Tensor | None]) -> int:
-    return sum(t.untyped_storage().nbytes() for t in tensors if t is not None)
-
-
-def bytes_of(model: nn.Module, optimizer: RestartOptimizer, weight: Weight) -> tuple[int, int, int]:
-    """Parameter, gradient and state bytes of everything that stands in the place of one plain weight."""
-    owner = weight.name.removesuffix("weight")
-    params = [p for name, p in model.named_parameters() if name.startswith(owner)]
-    states = [t for p in params for t in optimizer.state.get(p, {}).values()]
-    return size(list(params)), size([p.grad for p in params]), size(states)
 
 
 def snapshot(model: nn.Module) -> dict[str, Tensor]:

@@ -6,15 +6,11 @@ import copy
 
 import torch
 
-from memprof.llama import LlamaForCausalLM, build_model
+from memprof.llama import LlamaForCausalLM
 from memprof.method import named_weights
 from memprof.methods.parts.mora_linear import MoRALinear
 from memprof.methods.remora import ReMoRA, ReMoRAOptimizer
-
-
-def tiny() -> LlamaForCausalLM:
-    torch.manual_seed(0)
-    return build_model("9m", num_layers=1, vocab_size=64)
+from tests.methods.models import tiny
 
 
 def train(model: LlamaForCausalLM, optimizer: ReMoRAOptimizer, steps: int) -> None:

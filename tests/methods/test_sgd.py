@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from memprof.errors import MemprofError
-from memprof.llama import LlamaForCausalLM, build_model
 from memprof.method import named_weights
 from memprof.methods.sgd import SGD, sgd_
+from tests.methods.models import tiny
 
 SETTINGS: list[dict[str, Any]] = [
     {"momentum": 0.9},
@@ -18,11 +18,6 @@ SETTINGS: list[dict[str, Any]] = [
     {"momentum": 0.0, "weight_decay": 0.1},
     {"momentum": 0.9, "weight_decay": 0.1, "nesterov": True},
 ]
-
-
-def tiny(dtype: torch.dtype = torch.float32, device: str = "cpu") -> LlamaForCausalLM:
-    torch.manual_seed(0)
-    return build_model("9m", dtype=dtype, device=device, num_layers=1, vocab_size=64)
 
 
 def run(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int = 5) -> None:

@@ -15,7 +15,6 @@ from memprof.catalogue import METHODS
 from memprof.errors import MemprofError
 from memprof.formula import formula
 from memprof.ledger import Ledger
-from memprof.llama import LlamaForCausalLM, build_model
 from memprof.method import named_weights
 from memprof.methods.adamw import AdamW
 from memprof.methods.lora import LoRALinear
@@ -23,14 +22,10 @@ from memprof.methods.parts.restart import RestartOptimizer, prune_by_magnitude_
 from memprof.methods.reloqra import ReLoQRa
 from memprof.methods.relora import ReLoRA, Restarting
 from memprof.trace import trace
+from tests.methods.models import tiny
 
 FAMILY = [kind for kind in METHODS.values() if issubclass(kind, Restarting)]
 every_member = pytest.mark.parametrize("kind", FAMILY, ids=lambda kind: kind.name)
-
-
-def tiny(dtype: torch.dtype = torch.float32, device: str = "cpu") -> LlamaForCausalLM:
-    torch.manual_seed(0)
-    return build_model("9m", dtype=dtype, device=device, num_layers=1, vocab_size=64)
 
 
 def train(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int, seed: int = 1) -> list[Tensor]:

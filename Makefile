@@ -10,8 +10,9 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --constraint con
 RUNTIME := $(VENV)/.runtime
 TOOLS := $(VENV)/.tools
 REFERENCES := $(VENV)/.references
+BROWSER := $(VENV)/.browser
 
-.PHONY: demo test check budgets slow reference fidelity faults fuzz clean
+.PHONY: demo test check budgets slow reference browser fidelity gallery faults fuzz clean
 
 demo: $(RUNTIME)
 	$(BIN)/memprof compare --model 1b --rank 256
@@ -33,8 +34,14 @@ slow: $(TOOLS)
 reference: $(REFERENCES)
 	$(BIN)/pytest $(PYTEST_ARGS) -m reference
 
+browser: $(BROWSER)
+	$(BIN)/pytest -m browser -rs tests/report
+
 fidelity: $(REFERENCES)
 	$(BIN)/python -m fidelity -o reports/fidelity
+
+gallery: $(RUNTIME)
+	$(BIN)/python -m reports.gallery
 
 faults: $(RUNTIME)
 	$(BIN)/python -m benchmarks.faults -o reports/reliability
@@ -59,4 +66,8 @@ $(TOOLS): $(RUNTIME)
 
 $(REFERENCES): $(TOOLS)
 	$(PIP) --quiet --editable '.[reference]'
+	@touch $@
+
+$(BROWSER): $(TOOLS)
+	$(PIP) --quiet --editable '.[browser]'
 	@touch $@

@@ -47,7 +47,7 @@ def diff(
 
     watched = _verdicts(fail_on)
     limit = Tolerance.parse(tolerance)
-    with _warnings_as_notes():
+    with warnings_as_notes():
         runs = read_runs(before, after)
     found = difference_of(*runs, by=by, tolerance=limit, speed=not bytes_only)
     table = report.render(found, unit=_unit(unit), everything=everything)
@@ -65,7 +65,7 @@ def diff(
 
 
 @contextmanager
-def _warnings_as_notes() -> Iterator[None]:
+def warnings_as_notes() -> Iterator[None]:
     """What reading a run has to say, once, as this program says things."""
     from memprof.cli.screen import note
 

@@ -15,6 +15,7 @@ from memprof.cli.doctor import doctor
 from memprof.cli.explain import explain
 from memprof.cli.methods import methods
 from memprof.cli.models import models
+from memprof.cli.report import report
 from memprof.errors import MemprofError
 from memprof.interrupt import Interrupted, listening
 
@@ -32,6 +33,7 @@ app.command()(compare)
 app.command()(explain)
 app.command()(check)
 app.command()(diff)
+app.command()(report)
 app.command()(methods)
 app.command()(models)
 app.command()(doctor)

@@ -27,7 +27,7 @@ def write(
     A chart that an earlier command drew and this one has nothing for is removed.
     """
     table = text.markdown(records, by=by, unit=unit, fits=fits, note=note)
-    written = [_save(folder / "records.csv", text.csv(records)), _save(folder / "table.md", table)]
+    written = [save_text(folder / "records.csv", text.csv(records)), save_text(folder / "table.md", table)]
     for name, draw in (charts.CHARTS | charts.OCCASIONAL).items():
         places = [folder / f"{name}.{end}" for end in ("png", "svg")]
         try:
@@ -38,19 +38,19 @@ def write(
             for place in places:
                 place.unlink(missing_ok=True)
             continue
-        written += [_replace(place, partial(charts.save, figure)) for place in places]
+        written += [save_with(place, partial(charts.save, figure)) for place in places]
     return written
 
 
-def _save(file: Path, content: str) -> Path:
-    return _replace(file, lambda unfinished: _write_text(unfinished, content))
+def save_text(file: Path, content: str) -> Path:
+    return save_with(file, lambda unfinished: _write_text(unfinished, content))
 
 
 def _write_text(file: Path, content: str) -> None:
     file.write_text(content, encoding="utf-8", newline="\n")
 
 
-def _replace(file: Path, write_to: Callable[[Path], None]) -> Path:
+def save_with(file: Path, write_to: Callable[[Path], None]) -> Path:
     """A reader sees the old file or the new one, never half of either."""
     unfinished = file.with_name(f".unfinished-{os.getpid()}-{file.name}")
     try:

@@ -1,0 +1,111 @@
+"""The command line that makes records again, read from their scenarios."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from memprof.record import Record
+from memprof.shapes import SHAPES
+
+_OPTIONS = {"accumulation": 1, "dtype": "bf16", "loss_chunks": 1, "clip_grad_norm": None, "counting": "memprof",
+            "seed": 0}  # fmt: skip
+"""options of one value, with the value that goes without saying"""
+_SWEPT = {"batch_size": 8, "seq_len": 256}
+
+
+def commands(records: Sequence[Record], steps: int | None) -> list[str]:
+    """A `memprof compare` for each group of records that differ in method, batch and length alone; often just one.
+
+    A model that was a config.json is named by its file: a record does not keep where that lay.
+    """
+    groups: dict[str, list[Record]] = {}
+    for record in records:
+        groups.setdefault(shlex.join(_shared(record.scenario, steps)), []).append(record)
+    whole = [command for shared, group in groups.items() for command in _of_group(shared, group)]
+    return _merged(whole)
+
+
+def _of_group(shared: str, group: Sequence[Record]) -> list[str]:
+    """One command where every method has every batch and length, else one for each of these."""
+    if len({record.id for record in group}) == _cells(group):
+        return [f"{shared}{_varied(group)}"]
+    parts: dict[tuple[Any, ...], list[Record]] = {}
+    for record in group:
+        parts.setdefault(tuple(record.scenario.get(key) for key in _SWEPT), []).append(record)
+    return [f"{shared}{_varied(part)}" for part in parts.values()]
+
+
+def _merged(whole: Sequence[str]) -> list[str]:
+    """Commands that differ in the model alone, as one that names them all."""
+    groups: dict[str, list[str]] = {}
+    for command in whole:
+        model, _, rest = command.removeprefix("memprof compare --model ").partition(" ")
+        groups.setdefault(rest, []).append(model)
+    return [f"memprof compare {' '.join(f'--model {model}' for model in models)} {rest}".strip()
+            for rest, models in groups.items()]  # fmt: skip
+
+
+def _shared(scenario: Mapping[str, Any], steps: int | None) -> list[str]:
+    words = ["memprof", "compare", "--model", str(scenario["model"])]
+    for key, default in _OPTIONS.items():
+        value = scenario.get(key, default)
+        if value != default:
+            words += [_flag(key), str(value)]
+    if scenario.get("checkpointing"):
+        words.append("--checkpointing")
+    return [*words, *_overrides(scenario), *_place(scenario, steps)]
+
+
+def _overrides(scenario: Mapping[str, Any]) -> list[str]:
+    """What differs from the named shape."""
+    shape = SHAPES.get(str(scenario["model"]))
+    known = {"vocab_size": shape.vocab_size, "num_layers": shape.num_hidden_layers} if shape else {}
+    changed = [key for key, value in known.items() if scenario.get(key) not in (None, value)]
+    return [word for key in changed for word in (_flag(key), str(scenario[key]))]
+
+
+def _place(scenario: Mapping[str, Any], steps: int | None) -> list[str]:
+    """Where it is measured, or for which kernels it is not."""
+    if scenario.get("device"):
+        return ["--measure", "--device", str(scenario["device"]), *([] if steps is None else ["--steps", str(steps)])]
+    family = str(scenario.get("kernels") or "cuda").partition("-")[0]
+    return ["--no-measure", *([] if family == "cuda" else ["--kernels", family])]
+
+
+def _cells(group: Sequence[Record]) -> int:
+    cells = len({_method(record.scenario) for record in group})
+    for key in _SWEPT:
+        cells *= len({record.scenario.get(key) for record in group})
+    return cells
+
+
+def _varied(group: Sequence[Record]) -> str:
+    """Methods, and the values of what is swept."""
+    words = [
+        word for name in dict.fromkeys(_method(record.scenario) for record in group) for word in ("--method", name)
+    ]
+    for key, default in _SWEPT.items():
+        values = list(dict.fromkeys(record.scenario.get(key, default) for record in group))
+        if values != [default]:
+            words += [_flag(key), ",".join(map(str, values))]
+    return f" {shlex.join(words)}"
+
+
+def _method(scenario: Mapping[str, Any]) -> str:
+    """As the command line names a method: with what is not at its default, and its rank."""
+    settings = scenario.get("hyperparameters") or {}
+    names = [*(["rank"] if settings.get("rank") is not None else []), *(scenario.get("given") or ())]
+    fields = ",".join(f"{name}={_spelled(settings[name])}" for name in names if name in settings)
+    return f"{scenario['method']}:{fields}" if fields else str(scenario["method"])
+
+
+def _spelled(value: object) -> str:
+    if isinstance(value, list | tuple):
+        return "/".join(_spelled(item) for item in value)
+    return str(value).lower() if value is None or isinstance(value, bool) else str(value)
+
+
+def _flag(key: str) -> str:
+    return f"--{key.replace('_', '-')}"

@@ -17,7 +17,7 @@ from memprof.counting import get_counting
 from memprof.device import has_cuda
 from memprof.errors import MemprofError, UnsupportedError, shown
 from memprof.explain.answer import DEPTH
-from memprof.explain.answer import explain as explained
+from memprof.explain.answer import explain as explain_scenario
 from memprof.explanation import Explanation
 from memprof.headroom import MAX_FRACTION, outgrown
 from memprof.kernels import get_kernels
@@ -182,7 +182,7 @@ def profile(model: str = "1b", method: str | Method = "adamw", **fields: Any) ->
 
 def explain(model: str = "1b", method: str | Method = "galore", *, depth: int = DEPTH, **fields: Any) -> Explanation:
     """Why a method's peak is where it is, against AdamW's; by trace. Fields are those of `plan` and `Scenario`."""
-    return explained(plan([model], [method], **fields)[0], depth=depth)
+    return explain_scenario(plan([model], [method], **fields)[0], depth=depth)
 
 
 def environment(device: str | None = None) -> Mapping[str, Any]:

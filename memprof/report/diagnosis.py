@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from memprof.explanation import LOSS, UPDATE, Explanation, Lever, Moment
 from memprof.record import Trace
 from memprof.report.columns import NONE, percent, size
-from memprof.report.describe import BASELINE, plain
+from memprof.report.describe import BASELINE, labels, plain
 from memprof.timeline import ACTIVATION, EXTRA, GRAD, OPTIMIZER, OPTIMIZER_STATE, PARAM, REFRESH
 
 NAMES = {
@@ -20,8 +20,8 @@ SMALL = 0.01
 
 def headline(explained: Explanation, unit: str) -> str:
     """The answer in a line: the peak, and how it stands against AdamW's."""
-    name, model, peak = plain(explained.record.method), plain(explained.record.model), explained.trace.peak
-    said = f"{name} on {model}: peak {size(peak, unit)} {unit}"
+    model, peak = plain(explained.record.model), explained.trace.peak
+    said = f"{name_of(explained)} on {model}: peak {size(peak, unit)} {unit}"
     if explained.baseline is None:
         return f"{said}, {where(explained.peak)}"
     other = _trace(explained).peak
@@ -30,6 +30,11 @@ def headline(explained: Explanation, unit: str) -> str:
         return f"{said}, the same as {BASELINE}'s"
     way = "below" if share > 0 else "above"
     return f"{said}, {percent(abs(share))} {way} {BASELINE}'s {size(other, unit)} {unit}"
+
+
+def name_of(explained: Explanation) -> str:
+    """The method with what is not at its default: AdamW with other settings stands against AdamW."""
+    return labels([explained.record])[0]
 
 
 def diagnosis(explained: Explanation, unit: str) -> str:

@@ -16,7 +16,7 @@ from memprof.record import Memory
 from memprof.report.captions import UNIT_MEANS
 from memprof.report.columns import size
 from memprof.report.describe import BASELINE, plain, scenario_line
-from memprof.report.diagnosis import NAMES, diagnosis, headline, place_name, saving, where
+from memprof.report.diagnosis import NAMES, diagnosis, headline, name_of, place_name, saving, where
 from memprof.report.step_chart import step_chart
 from memprof.report.waterfall_text import bar, figure, signed, waterfall_lines
 from memprof.timeline import EXTRA
@@ -51,7 +51,7 @@ class ExplanationPage:
 
     def _blocks(self, width: int) -> Iterator[RenderableType]:
         explained, unit = self.explained, self.unit
-        name = plain(explained.record.method)
+        name = name_of(explained)
         yield _wrapped(headline(explained, unit), width, "bold")
         yield _wrapped(diagnosis(explained, unit), width)
         if explained.baseline is not None:
@@ -95,7 +95,7 @@ def _table(*columns: tuple[str, bool]) -> Table:
 
 def _counted(explained: Explanation, unit: str) -> Table:
     """What a paper, a checkpoint and a device each mean by memory, and what is saved of it."""
-    name, before = plain(explained.record.method), explained.baseline
+    name, before = name_of(explained), explained.baseline
     table = _table(("", True), *([(BASELINE, False)] if before else []), (name, False))
     if before:
         table.add_column("Saved", justify="right", no_wrap=True)

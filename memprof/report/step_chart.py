@@ -20,7 +20,7 @@ def step_chart(timeline: History, width: int, unit: str, at_peak: str) -> list[s
     margin = len(label) + 2
     columns = _columns(timeline, max(10, width - margin))
     labels = [label, *[""] * (ROWS - 2), "0"]
-    lines = [f"{text:>{margin - 2}} │{row}" for text, row in zip(labels, _area(columns, peak), strict=True)]
+    lines = [f"{text:>{margin - 2}} │{row}".rstrip() for text, row in zip(labels, _area(columns, peak), strict=True)]
     below = [_phases(timeline, len(columns)), _pointer(columns.index(peak), len(columns), at_peak)]
     return [*lines, *(f"{'':{margin}}{line}".rstrip() for line in below)]
 

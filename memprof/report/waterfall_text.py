@@ -6,8 +6,8 @@ from itertools import accumulate
 
 from memprof.explanation import Explanation
 from memprof.report.columns import size
-from memprof.report.describe import BASELINE, plain
-from memprof.report.diagnosis import NAMES
+from memprof.report.describe import BASELINE
+from memprof.report.diagnosis import NAMES, name_of
 
 LEAST_ROOM = 10
 """characters of the longest bar, however narrow the terminal"""
@@ -21,7 +21,7 @@ def waterfall_lines(explained: Explanation, unit: str, width: int) -> list[tuple
     assert explained.baseline is not None and explained.baseline.trace is not None
     first, last = explained.baseline.trace.peak, explained.trace.peak
     levels = list(accumulate((change for _, change in explained.waterfall), initial=first))
-    names = [BASELINE, *(NAMES[name] for name, _ in explained.waterfall), plain(explained.record.method)]
+    names = [BASELINE, *(NAMES[name] for name, _ in explained.waterfall), name_of(explained)]
     figures = [size(first, unit), *(signed(change, unit) for _, change in explained.waterfall), size(last, unit)]
     wide, long = max(map(len, figures)), max(map(len, names))
     room = max(LEAST_ROOM, width - wide - long - 4)

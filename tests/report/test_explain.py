@@ -99,6 +99,13 @@ def test_heavier_equal_and_alone_are_said_so(galore: Explanation, record: MakeRe
     assert "adamw" not in diagnosis(alone, "GiB") and "From adamw" not in printed(alone)
 
 
+def test_settings_tell_a_method_from_its_plain_form(galore: Explanation, record: MakeRecord) -> None:
+    named = record("adamw", (2, 2, 1, 1, 2), hyperparameters={"state_dtype": "fp32"}, given=["state_dtype"])
+    found = replace(galore, record=replace(named, trace=galore.trace))
+    assert headline(found, "GiB").startswith("adamw state_dtype=fp32 on 1b: peak 8.00 GiB, 20.0 % below adamw's")
+    assert "From adamw's peak to adamw state_dtype=fp32's" in printed(found)
+
+
 def test_the_diagnosis_by_hand(galore: Explanation) -> None:
     assert diagnosis(galore, "GiB") == (
         "It saves 75.0 % of the optimizer state, and optimizer state is 40.0 % of adamw's peak. "
@@ -171,7 +178,7 @@ def test_the_curve_by_hand() -> None:
     """41 instants on 41 columns: 3 GiB between steps, 8 at the peak; four rows of eight steps, four a GiB."""
     lines = step_chart(TIMELINE, 47, "GiB", "here")
     assert [line[:6] for line in lines[:4]] == ["8.00 │", "     │", "     │", "   0 │"]
-    columns = ["".join(line[6 + place] for line in lines[:4]) for place in range(41)]
+    columns = ["".join(line.ljust(47)[6 + place] for line in lines[:4]) for place in range(41)]
     assert columns[0] == columns[9] == columns[40] == "  ▄█"
     assert columns[10] == "  ██"
     assert columns[11] == "████"

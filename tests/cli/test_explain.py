@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from memprof import profile
 
 Main = Callable[..., Any]
+README = (Path(__file__).parents[2] / "README.md").read_text()
 TINY = ("--model", "9m", "--num-layers", "1", "--vocab-size", "64", "--batch", "2", "--seq", "16")
 GIVEN: dict[str, Any] = {"num_layers": 1, "vocab_size": 64, "batch_size": 2, "seq_len": 16}
 
@@ -46,6 +48,13 @@ def test_the_scenario_is_the_one_asked_for(memprof_main: Main) -> None:
     scenario = found["record"]["scenario"]
     assert {key: scenario[key] for key in asked} == asked and scenario["hyperparameters"]["rank"] == 4
     assert found["baseline"]["scenario"]["method"] == "adamw"
+
+
+@pytest.mark.slow
+def test_the_readme_shows_what_the_program_prints(memprof_main: Main) -> None:
+    command, shown = README.partition("## Why did my peak not move?")[2].split("```\n")[1:4:2]
+    outcome = memprof_main(*command.split()[1:])
+    assert [line.rstrip() for line in outcome.out.split("\n")] == shown.split("\n")
 
 
 @pytest.mark.parametrize(

@@ -82,8 +82,13 @@ def _speed_dot(row: Row, filled: bool, heaviest: float, fastest: float) -> Dot:
     down = (100 - 100 * value / fastest for value in (rate.median, rate.low, rate.high))
     middle, low, high = down
     look = f"{'base' if row.is_baseline else 'other'} {'filled' if filled else 'hollow'}"
-    named = row.label if filled or row.is_baseline else ""
+    named = _short(row.label) if filled or row.is_baseline else ""
     return Dot(100 * (row.peak or 0) / heaviest, middle, look, tip, named, low, high)
+
+
+def _short(label: str) -> str:
+    """As much of a name as a phone has room for; the tip has all of it."""
+    return label if len(label) <= 24 else f"{label[:22]}..."
 
 
 def sweep_charts(rows: Sequence[Row], unit: str) -> list[Chart]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated
 
 import typer
@@ -40,23 +43,39 @@ def explain(
     from memprof.report.explain import render
     from memprof.report.rows import suitable_unit
 
-    explained = explanation_of(
-        model,
-        method,
-        depth=depth,
-        rank=rank,
-        batch_size=batch_size,
-        accumulation=accumulation,
-        seq_len=seq_len,
-        dtype=dtype,
-        kernels=kernels,
-        vocab_size=vocab_size,
-        num_layers=num_layers,
-        checkpointing=checkpointing,
-        loss_chunks=loss_chunks,
-    )
+    with _waiting():
+        explained = explanation_of(
+            model,
+            method,
+            depth=depth,
+            rank=rank,
+            batch_size=batch_size,
+            accumulation=accumulation,
+            seq_len=seq_len,
+            dtype=dtype,
+            kernels=kernels,
+            vocab_size=vocab_size,
+            num_layers=num_layers,
+            checkpointing=checkpointing,
+            loss_chunks=loss_chunks,
+        )
     unit = unit or suitable_unit([explained.record])
     if json:
         print(explained.document(environment(), diagnosis(explained, unit)))
     else:
         print_table(render(explained, unit=unit, top=top))
+
+
+@contextmanager
+def _waiting() -> Iterator[None]:
+    """A line for whoever watches, gone when there is something to read."""
+    from memprof.cli.screen import WIPE
+
+    watched = sys.stderr.isatty()
+    if watched:
+        print("memprof: tracing ...", end="", file=sys.stderr, flush=True)
+    try:
+        yield
+    finally:
+        if watched:
+            print(WIPE, end="", file=sys.stderr, flush=True)

@@ -156,5 +156,5 @@ def _baselines(records: Sequence[Record]) -> dict[str, Record]:
 
 def _surroundings(record: Record) -> str:
     """The scenario without its method: records that share it may be compared."""
-    rest = {key: value for key, value in record.scenario.items() if key not in ("method", "hyperparameters")}
+    rest = {key: value for key, value in record.scenario.items() if key not in ("method", "hyperparameters", "given")}
     return json.dumps(rest, sort_keys=True, default=str)

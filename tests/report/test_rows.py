@@ -42,6 +42,11 @@ def test_hyperparameters_do_not_part_a_method_from_its_baseline(record: Make) ->
     assert rows[1].saving == 0.5
 
 
+def test_neither_do_the_names_of_those_that_were_given(record: Make) -> None:
+    rows = make_rows([record("adamw", given=[]), record("lora", (2, 0, 0, 2, 1), given=["alpha"])])
+    assert rows[1].saving == 0.5
+
+
 def test_strongest_witness_speaks_unless_one_is_named(record: Make) -> None:
     measured, traced, by_formula = record(speed=10.0), record("lora"), record("lomo", trace=False)
     assert [row.witness for row in make_rows([measured, traced, by_formula])] == ["measured", "trace", "formula"]

@@ -91,6 +91,11 @@ def lay_out(weights: list[Weight], costs: list[Footprint]) -> ModelCosts:
     return ModelCosts(single[Role.EMBED], list(layers.values()), single[Role.NORM], single.get(Role.HEAD))
 
 
+def clip_bytes(costs: ModelCosts, itemsize: int) -> int:
+    """Of torch's `clip_grad_norm_`: a norm () of each gradient + all norms, stacked + the norm of those ()."""
+    return (2 * costs.gradients + 1) * itemsize
+
+
 def update_scratch(method: Method, weights: list[Weight], costs: list[Footprint]) -> int:
     """Most bytes of scratch in the step's update: of one weight, or of a group that the method updates together."""
     if method.updates == "backward":
@@ -106,6 +111,8 @@ def _worst(scenario: Scenario, held: dict[str, int], costs: ModelCosts, scratch:
     refreshing = phase == REFRESH
     walk = backward_walk(scenario, held, costs, refreshing)
     walk.phase = phase
+    if scenario.clip_grad_norm is not None:
+        walk.passing("gradients clipped", clip_bytes(costs, scenario.itemsize))
     walk.passing("update", scratch)
     if not refreshing or scenario.accumulation == 1:
         return walk.worst

@@ -8,6 +8,7 @@ V vocabulary; e bytes an element. A trailing `_bytes` is left out of local names
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from memprof.method import Footprint, Role
@@ -237,14 +238,19 @@ class ModelCosts:
         """Of the weight that makes the logits."""
         return self.embed if self.head is None else self.head
 
+    def weights(self) -> Iterator[Footprint]:
+        """Every weight's; a layer has two norms of one cost."""
+        yield from (self.embed, self.norm) if self.head is None else (self.embed, self.norm, self.head)
+        for layer in self.layers:
+            yield from (*layer.values(), layer[Role.NORM])
+
     def grad(self, refreshing: bool) -> int:
-        layers = sum(
-            _grad(cost, refreshing) * (2 if role is Role.NORM else 1)
-            for layer in self.layers
-            for role, cost in layer.items()
-        )
-        head = self.head.grad if self.head else 0
-        return self.embed.grad + layers + self.norm.grad + head
+        return sum(_grad(cost, refreshing) for cost in self.weights())
+
+    @property
+    def gradients(self) -> int:
+        """How many there are."""
+        return sum(cost.trained for cost in self.weights())
 
 
 def _grad(cost: Footprint, refreshing: bool) -> int:

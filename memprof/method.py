@@ -132,6 +132,8 @@ class Footprint:
     """most alive inside this weight's update, beyond the above"""
     refresh: int = 0
     """the same in a step that refreshes or merges"""
+    trained: int = 1
+    """tensors, each with a gradient, that are trained in the weight's place"""
     refresh_grad: int | None = None
     """`grad` in such a step, where it is another: a full-rank gradient, to take a new subspace from"""
     parts: Mapping[str, int] = field(default_factory=dict)

@@ -78,15 +78,16 @@ class Scenario:
             )
 
     def _refuse_what_the_step_cannot_do(self) -> None:
-        refusals = {
-            "dtype amp": self.dtype == "amp",
-            f"clip_grad_norm {self.clip_grad_norm}": self.clip_grad_norm is not None,
-        }
-        for what, refused in refusals.items():
-            if refused:
-                raise UnsupportedError(f"{what} is not built yet: the training step would not do it; leave it out")
-        if self.accumulation > 1 and self.method.updates == "backward":
-            raise MemprofError(f"{self.method.name} updates inside backward and cannot accumulate; use accumulation 1")
+        if self.dtype == "amp":
+            raise UnsupportedError("dtype amp is not built yet: the training step would not do it; leave it out")
+        name = self.method.name
+        if self.method.updates == "backward":
+            if self.accumulation > 1:
+                raise MemprofError(f"{name} updates inside backward and cannot accumulate; use accumulation 1")
+            if self.clip_grad_norm is not None:
+                raise MemprofError(
+                    f"{name} updates inside backward and leaves no gradient to clip; set no clip_grad_norm"
+                )
 
     @property
     def itemsize(self) -> int:

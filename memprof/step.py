@@ -70,6 +70,8 @@ def train_step(
         on_phase(BACKWARD)
         loss.backward()
     on_phase(OPTIMIZER)
+    if scenario.clip_grad_norm is not None:
+        nn.utils.clip_grad_norm_(model.parameters(), scenario.clip_grad_norm)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return loss.detach()

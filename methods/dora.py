@@ -167,6 +167,7 @@ class DoRA(LoRA):
             param=weight.nbytes + trained + rows * max(NORM_ITEMSIZE, e),
             grad=trained,
             optimizer_state=2 * trained + 3 * STEP_BYTES,
+            trained=3,
             parts={STEP: 3 * STEP_BYTES},
             saved_per_token=(rank + rows) * e,
             saved=rows * e,

@@ -115,6 +115,7 @@ class LoRA(RankedMethod):
             param=weight.nbytes + pair,
             grad=pair,
             optimizer_state=2 * (pair + STEP_BYTES),
+            trained=2,
             parts={STEP: 2 * STEP_BYTES},
             saved_per_token=rank * weight.itemsize,
             backward=ProductBackward(

@@ -147,6 +147,7 @@ class LowRank(RankedMethod):
             param=pair,
             grad=pair,
             optimizer_state=2 * (pair + STEP_BYTES),
+            trained=2,
             parts={STEP: 2 * STEP_BYTES},
             saved_per_token=rank * weight.itemsize,
             backward=ProductBackward(b_grad=rank * weight.shape[0] * weight.itemsize),

@@ -154,6 +154,7 @@ class SLTrain(RankedMethod):
             param=trained + INT64 * entries,
             grad=trained,
             optimizer_state=2 * trained + 3 * STEP_BYTES,
+            trained=3,
             parts={STEP: 3 * STEP_BYTES},
             backward=DenseBackward(weight=weight.nbytes),
         )

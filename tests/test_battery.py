@@ -36,7 +36,7 @@ SOME_MODELS = ["9m", "350m", "llama3.2-1b"]
 """for the methods that `compare` does not show unless asked; `make slow` runs the other models too"""
 SOME_GRID = ("one-token", "peak-inside-a-layer", "peak-at-a-weight's-gradient", "accumulating-at-a-weight's-gradient",
              "accumulating-3-odd", "tied-accumulating", "grouped-peak-inside-a-layer",
-             "checkpointed-pieces-inside-a-layer")  # fmt: skip
+             "checkpointed-pieces-inside-a-layer", "clipped-one-token")  # fmt: skip
 """the same, for odd scenarios"""
 SMALL: dict[str, Any] = {"vocab_size": 64, "num_layers": 1}
 GRID: dict[str, dict[str, Any]] = {
@@ -59,6 +59,8 @@ GRID: dict[str, dict[str, Any]] = {
     "grouped-peak-inside-a-layer": {"model": "llama3-8b", "num_layers": 2, "vocab_size": 64, "batch_size": 3,
                                     "seq_len": 50},
     "wide-vocabulary": {"vocab_size": 200_000, "num_layers": 2},
+    "clipped-one-token": {"clip_grad_norm": 1.0, "batch_size": 1, "seq_len": 1, "vocab_size": 64},
+    "clipped-tied-accumulating": {"clip_grad_norm": 1.0, "model": "llama3.2-1b", "num_layers": 2, "accumulation": 2},
     "pieces": {"loss_chunks": 4},
     "pieces-of-one-token": {"loss_chunks": 8, "batch_size": 1, "seq_len": 8, **SMALL},
     "pieces-accumulating-odd": {"loss_chunks": 7, "accumulation": 3, "batch_size": 3, "seq_len": 50},
@@ -174,6 +176,7 @@ def test_formula_is_the_trace_on_every_model(model: str, dtype: str, name: str) 
 
 
 def accumulates(name: str) -> bool:
+    """Whether gradients are there between backward and step, to be added to and to be clipped."""
     return get_method(name).updates == "step"
 
 
@@ -183,7 +186,7 @@ odd_scenarios = pytest.mark.parametrize(
         pytest.param(fields, name, marks=slow_unless(name, grid in SOME_GRID), id=f"{grid}-{name}")
         for grid, fields in GRID.items()
         for name in NAMES
-        if "accumulation" not in fields or accumulates(name)
+        if not {"accumulation", "clip_grad_norm"} & fields.keys() or accumulates(name)
     ],
 )
 

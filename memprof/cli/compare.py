@@ -32,9 +32,9 @@ def compare(
     kernels: Annotated[str | None, typer.Option(help="What formula and trace stand for: cuda or cpu. [default: cuda, or the device measured on]", rich_help_panel=SCENARIO)] = None,  # noqa: E501
     vocab_size: Annotated[int | None, typer.Option(min=1, help="Override the model's vocabulary.", rich_help_panel=SCENARIO)] = None,  # noqa: E501
     num_layers: Annotated[int | None, typer.Option(min=1, help="Override the model's number of layers.", rich_help_panel=SCENARIO)] = None,  # noqa: E501
-    checkpointing: Annotated[bool, typer.Option("--checkpointing", help="Activation checkpointing.", rich_help_panel=SCENARIO)] = False,  # noqa: E501
-    loss_chunks: Annotated[int, typer.Option(min=1, help="Pieces in which the loss is computed.", rich_help_panel=SCENARIO)] = 1,  # noqa: E501
-    clip_grad_norm: Annotated[float | None, typer.Option(help="Clip gradients to this norm.", rich_help_panel=SCENARIO)] = None,  # noqa: E501
+    checkpointing: Annotated[bool, typer.Option("--checkpointing", help="Activation checkpointing: keep only each layer's input, run the layer again in backward.", rich_help_panel=SCENARIO)] = False,  # noqa: E501
+    loss_chunks: Annotated[int, typer.Option(min=1, help="Pieces in which head and loss are computed: the logits of one piece are alive.", rich_help_panel=SCENARIO)] = 1,  # noqa: E501
+    clip_grad_norm: Annotated[float | None, typer.Option(help="Clip gradients to this norm before the optimizer's step.", rich_help_panel=SCENARIO)] = None,  # noqa: E501
     counting: Annotated[str, typer.Option(help="How the formula counts: memprof, or a paper's way, such as paper:approximations.", rich_help_panel=SCENARIO)] = "memprof",  # noqa: E501
     seed: Annotated[int, typer.Option(min=0, help="Seed of weights and data.", rich_help_panel=SCENARIO)] = 0,
     measure: Annotated[bool | None, typer.Option("--measure/--no-measure", help="Take real steps too. [default: when CUDA is there]", rich_help_panel=MEASURING)] = None,  # noqa: E501

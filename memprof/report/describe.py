@@ -21,7 +21,7 @@ _FACTS: tuple[tuple[str, str, Any], ...] = (
     ("seq_len", "seq {}", None),
     ("dtype", "{}", None),
     ("kernels", "{} kernels", None),
-    ("checkpointing", "checkpointing {}", False),
+    ("checkpointing", "layers checkpointed", False),
     ("loss_chunks", "{} loss chunks", 1),
     ("clip_grad_norm", "gradient norm clipped to {}", None),
     ("counting", "counted as {}", "memprof"),

@@ -84,8 +84,8 @@ BAD: list[tuple[list[str], int, tuple[str, ...]]] = [
     (["-o", "/dev/null/x"], 2, ("/dev/null/x", "Not a directory")),
     (["-o", "/dev/null"], 2, ("/dev/null", "folder")),
     (["--dtype", "amp"], 4, ("dtype amp", "not built yet")),
-    (["--loss-chunks", "4"], 4, ("loss_chunks 4", "not built yet")),
-    (["--clip-grad-norm", "1.0"], 4, ("clip_grad_norm 1.0", "not built yet")),
+    (["--clip-grad-norm", "1.0", "--method", "galore:per_layer=true"], 2, ("galore", "no gradient to clip")),
+    (["--loss-chunks", "9", "--batch", "1", "--seq", "8"], 2, ("loss_chunks 9", "8 tokens", "at most as many")),
 ]
 
 
@@ -191,6 +191,16 @@ def test_a_broken_or_hostile_config_is_one_line(memprof_main: Main, tmp_path: Pa
 def test_a_config_that_is_not_there_or_a_folder(memprof_main: Main, tmp_path: Path) -> None:
     for path in (tmp_path / "none.json", tmp_path):
         assert_refused(memprof_main("compare", "--model", str(path)), 2, (str(path), "not a file"))
+
+
+def test_how_a_step_is_run_is_said_and_agreed_on(memprof_main: Main) -> None:
+    options = ["--checkpointing", "--loss-chunks", "8", "--clip-grad-norm", "0.5"]
+    outcome = memprof_main("compare", "--model", "9m", "--method", "adamw", "--method", "lora", *options)
+    assert outcome.code == 0, outcome.err
+    rows = [line for line in outcome.out.splitlines() if line.startswith(("adamw", "lora"))]
+    assert len(rows) == 2 and all(row.rstrip().endswith("exact") for row in rows)
+    for said in ("layers checkpointed", "8 loss chunks", "gradient norm clipped to 0.5"):
+        assert said in " ".join(outcome.out.split())
 
 
 def test_a_good_config_is_compared(memprof_main: Main, tmp_path: Path) -> None:

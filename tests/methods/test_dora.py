@@ -146,6 +146,7 @@ def test_formula_by_hand_and_what_autograd_saves(dtype: torch.dtype) -> None:
         grad=(3 * 22 + 10) * e,
         optimizer_state=2 * (3 * 22 + 10) * e + 3 * 4,
         parts={STEP: 3 * 4},
+        trained=3,
         saved_per_token=(3 + 10) * e,
         saved=10 * e,
         backward=ScaledProductBackward(output=10 * e, hidden=3 * e),

@@ -143,6 +143,7 @@ def test_rank_is_bound_to_the_model() -> None:
         grad=2 * 256 * 4,
         optimizer_state=2 * 2 * 256 * 4 + 8,
         parts={STEP: 8},
+        trained=2,
         saved_per_token=8,
         backward=ProductBackward(b_grad=2 * 128 * 4, scaled=True, beside=True),
     )

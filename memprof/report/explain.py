@@ -61,7 +61,7 @@ class ExplanationPage:
         yield _counted(explained, unit)
         yield _heading(f"One step of {name}, {unit}")
         yield Text("\n".join(_step(explained, unit, width)), no_wrap=True)
-        yield _heading(f"Alive at the peak, {unit}")
+        yield _heading(f"Alive at the peak: what would have to shrink, {unit}")
         yield _holdings(explained, unit, self.top, width)
         yield _heading(f"Module by module, {unit}")
         yield _parts(explained, unit, self.top)

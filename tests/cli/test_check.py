@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import textwrap
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
 
 import pytest
 import torch
@@ -26,14 +20,9 @@ from memprof.methods.adamw import AdamW
 from memprof.record import Record
 from memprof.runner import run_cell
 from memprof.scenario import Scenario
+from tests.cli.budgets import BUDGET, DEFAULTS, FAILING, PASSING, RELATIVE, ROOT, Main, write
 
-Main = Callable[..., Any]
-ROOT = Path(__file__).parents[2]
-DEFAULTS = '[defaults]\nmodel = "9m"\nnum_layers = 1\nvocab_size = 64\nbatch_size = 1\nseq_len = 8\n'
-BUDGET = '[[budget]]  # ours\nname = "small"\n'
-PASSING = f'{DEFAULTS}{BUDGET}peak = "1 GiB"\n'
-FAILING = f'{DEFAULTS}{BUDGET}peak = "1 KiB"  # tight\n'
-RELATIVE = f'{DEFAULTS}{BUDGET}max_increase = "0%"\n'
+pytestmark = pytest.mark.usefixtures("here")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,20 +31,6 @@ class ForeachAdamW(AdamW):
 
     def prepare(self, model: nn.Module) -> torch.optim.Optimizer:  # type: ignore[override]
         return torch.optim.AdamW(model.parameters(), self.lr, self.betas, self.eps, self.weight_decay, foreach=True)
-
-
-@pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder, and no CI server."""
-    monkeypatch.chdir(tmp_path)
-    for name in ("GITHUB_ACTIONS", "GITHUB_STEP_SUMMARY", "GITHUB_WORKSPACE"):
-        monkeypatch.delenv(name, raising=False)
-    return tmp_path
-
-
-def write(text: str, name: str = "memprof.toml") -> Path:
-    Path(name).write_text(text)
-    return Path(name)
 
 
 def test_a_budget_that_holds(memprof_main: Main) -> None:
@@ -202,69 +177,6 @@ def test_a_regression_is_caught_and_explained(memprof_main: Main, monkeypatch: p
     ]
 
 
-def test_json_is_one_document_and_the_same_twice(memprof_main: Main) -> None:
-    write(FAILING)
-    done = memprof_main("check", "--json")
-    assert (done.code, done.err) == (1, "") and done.out == memprof_main("check", "--json").out
-    body = json.loads(done.out)
-    assert body["exit_code"] == 1 and body["checks"][0]["line"] == 9 and body["baseline"] is None
-
-
-def test_junit_and_markdown_are_written(memprof_main: Main, here: Path) -> None:
-    write(FAILING)
-    (here / "out").mkdir()
-    assert memprof_main("check", "--junit", "out/check.xml", "--markdown", "out/check.md").code == 1
-    suite = ElementTree.parse(here / "out" / "check.xml").getroot()[0]
-    assert (suite.get("tests"), suite.get("failures")) == ("1", "1")
-    assert (here / "out" / "check.md").read_text().startswith("### Memory budgets\n")
-
-
-@pytest.mark.parametrize("option", ["--junit", "--markdown"])
-@pytest.mark.parametrize(
-    ("file", "said"),
-    [
-        ("nowhere/x", "cannot write nowhere/x: there is no folder nowhere"),
-        ("../nowhere/x", "cannot write ../nowhere/x: there is no folder ../nowhere"),
-        ("memprof.toml/x", "cannot write memprof.toml/x: there is no folder memprof.toml"),
-        (".", "cannot write .: it is a folder"),
-        ("", "cannot write .: it is a folder"),
-    ],
-)
-def test_a_file_that_cannot_be_written_is_told_before_anything_runs(
-    memprof_main: Main, here: Path, monkeypatch: pytest.MonkeyPatch, option: str, file: str, said: str
-) -> None:
-    write(PASSING)
-    monkeypatch.setattr(memprof.api, "run_cell", lambda *_, **__: pytest.fail("it ran"))
-    done = memprof_main("check", option, file)
-    assert (done.code, done.out, done.err) == (2, "", f"memprof: {said}\n")
-    assert [entry.name for entry in here.iterdir()] == ["memprof.toml"] and not (here.parent / "nowhere").exists()
-
-
-def test_github_is_told_on_stderr_and_in_the_summary(
-    memprof_main: Main, monkeypatch: pytest.MonkeyPatch, here: Path
-) -> None:
-    summary = here / "summary.md"
-    summary.write_text("before\n")
-    (here / "sub").mkdir()
-    write(FAILING, "sub/memprof.toml")
-    monkeypatch.chdir(here / "sub")
-    monkeypatch.setenv("GITHUB_ACTIONS", "true")
-    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(summary))
-    monkeypatch.setenv("GITHUB_WORKSPACE", str(here))
-    done = memprof_main("check", "--json")
-    assert json.loads(done.out)["exit_code"] == 1
-    assert done.err.startswith("::error title=memprof%3A small%2C peak,file=sub/memprof.toml,line=9::small: peak is ")
-    assert summary.read_text().startswith("before\n### Memory budgets\n")
-    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(here))
-    assert "memprof: no step summary: Is a directory" in memprof_main("check").err
-
-
-def test_without_github_nothing_is_annotated(memprof_main: Main, monkeypatch: pytest.MonkeyPatch, here: Path) -> None:
-    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(here / "summary.md"))
-    write(FAILING)
-    assert "::" not in memprof_main("check").err and not (here / "summary.md").exists()
-
-
 def test_a_broken_cell_is_3_and_nothing_is_updated(memprof_main: Main, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(scenario: Scenario, **_: object) -> Record:
         return Record(id=scenario.id, scenario={"model": "9m", "device": None}, status="crashed", reason="it fell")
@@ -328,13 +240,6 @@ def test_what_only_a_measurement_heeds_is_refused_without_one(memprof_main: Main
     assert (done.code, done.err) == (2, f"memprof: {option} is for what is measured; add --measure, or leave it out\n")
 
 
-def test_a_baseline_of_its_own_name_is_overwritten_by_no_report(memprof_main: Main) -> None:
-    write(PASSING, "big.toml")
-    write("accepted", "big-baseline.json")
-    done = memprof_main("check", "big.toml", "--junit", "big-baseline.json")
-    assert done.code == 2 and Path("big-baseline.json").read_text() == "accepted"
-
-
 def test_budgets_that_nobody_reads_are_named(memprof_main: Main) -> None:
     write(PASSING)
     write('[[tool.memprof.budget]]\nname = "b"\npeak = "1 KiB"\n', "pyproject.toml")
@@ -342,58 +247,6 @@ def test_budgets_that_nobody_reads_are_named(memprof_main: Main) -> None:
     said = "memprof: [tool.memprof] in pyproject.toml is not read: memprof.toml goes before it\n"
     assert (done.code, done.err) == (0, said)
     assert memprof_main("check", "memprof.toml").err == ""
-
-
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (["--markdown", "memprof.toml"], "--markdown would overwrite memprof.toml, which the check reads"),
-        (["--junit", "./memprof.toml"], "--junit would overwrite memprof.toml, which the check reads"),
-        (["--junit", "link.toml"], "--junit would overwrite link.toml, which the check reads"),
-        (["--junit", "memprof-baseline.json"], "--junit would overwrite memprof-baseline.json, which the check reads"),
-        (["--junit", "x", "--markdown", "./x"], "--junit and --markdown name the same file; they need two"),
-        (["--junit", "-"], "cannot write -: a report goes to a file; --json prints one on stdout"),
-    ],
-)
-def test_a_report_overwrites_nothing_that_is_read(
-    memprof_main: Main, here: Path, arguments: list[str], said: str
-) -> None:
-    path = write(PASSING)
-    (here / "link.toml").symlink_to("memprof.toml")
-    done = memprof_main("check", *arguments)
-    assert (done.code, done.out) == (2, "") and done.err.startswith(f"memprof: {said}")
-    assert path.read_text() == PASSING and sorted(each.name for each in here.iterdir()) == ["link.toml", "memprof.toml"]
-
-
-@pytest.mark.parametrize("text", [PASSING + "peek = 1\n", RELATIVE], ids=["a typo", "no baseline"])
-def test_a_check_without_a_result_is_told_where_its_result_was_to_go(
-    memprof_main: Main, monkeypatch: pytest.MonkeyPatch, here: Path, text: str
-) -> None:
-    write(text)
-    monkeypatch.setenv("GITHUB_ACTIONS", "true")
-    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(here / "summary.md"))
-    done = memprof_main("check", "--junit", "check.xml")
-    command, line = done.err.splitlines()
-    message = line.removeprefix("memprof: ")
-    assert done.code in (2, 5) and command == f"::error title=memprof::{message}"
-    assert (here / "summary.md").read_text().startswith("### Memory budgets\n\nmemprof.toml:")
-    suite = ElementTree.parse(here / "check.xml").getroot()[0]
-    assert (suite.get("tests"), suite.get("errors"), suite[0][0].get("message")) == ("1", "1", message)
-
-
-@pytest.mark.parametrize("text", [FAILING, FAILING + "peek = 1\n"], ids=["a failure", "an error"])
-@pytest.mark.parametrize("json_too", [False, True])
-def test_a_budget_files_words_are_no_runners_commands(
-    memprof_main: Main, monkeypatch: pytest.MonkeyPatch, text: str, json_too: bool
-) -> None:
-    """A pull request from a fork writes this file; `##[` is a command anywhere in a line of the log."""
-    monkeypatch.setenv("GITHUB_ACTIONS", "true")
-    odd = 'message = "##[add-mask]GiB"\n"##[key]" = 1\n' if "peek" in text else 'message = "##[add-mask]GiB"\n'
-    write(text.replace("peek = 1\n", "").replace('"small"', '"a ##[error]owned"') + odd)
-    done = memprof_main("check", *(["--json"] if json_too else []))
-    assert done.code in (1, 2) and "##[" not in done.out + done.err
-    if done.out and json_too:
-        assert json.loads(done.out)["checks"][0]["budget"] == "a ##[error]owned"
 
 
 def test_no_cuda_is_4(memprof_main: Main) -> None:
@@ -415,39 +268,3 @@ def test_the_budgets_of_this_repository_have_their_baseline() -> None:
 def _scenario(budget: Budget) -> Scenario:
     fields = dict(budget.scenario)
     return memprof.api.plan([fields.pop("model")], [fields.pop("method")], **fields)[0]
-
-
-def test_action_and_hook_run_this_command() -> None:
-    action, hook = (ROOT / "action.yml").read_text(), (ROOT / ".pre-commit-hooks.yaml").read_text()
-    assert '"$RUNNER_TEMP/memprof/bin/memprof" check' in action and "entry: memprof check" in hook
-    for script in action.split("run: |")[1:]:
-        assert "${{" not in script.partition("\n    - ")[0], "an input in a script is code; it comes by the environment"
-
-
-@pytest.mark.parametrize(
-    ("file", "more", "given"),
-    [
-        ("", "", ["check"]),
-        ("a b.toml", "", ["check", "--", "a b.toml"]),
-        ("--update", "--junit x.xml", ["check", "--junit", "x.xml", "--", "--update"]),
-        ("", "--junit x.xml\n  --markdown y.md\n", ["check", "--junit", "x.xml", "--markdown", "y.md"]),
-        (
-            '"; touch owned; $(touch owned) `touch owned`',
-            "$(touch owned) ; touch *",
-            ["check", "$(touch", "owned)", ";", "touch", "*", "--", '"; touch owned; $(touch owned) `touch owned`'],
-        ),
-    ],
-    ids=["nothing", "a space", "like an option", "several lines", "commands"],
-)
-def test_the_actions_step_passes_its_inputs_on_as_they_are(here: Path, file: str, more: str, given: list[str]) -> None:
-    """The step's own script, run as a runner runs it; a program in memprof's place tells what it is given."""
-    program = here / "memprof" / "bin" / "memprof"
-    program.parent.mkdir(parents=True)
-    program.write_text("#!/bin/sh\nfor part; do printf '%s\\0' \"$part\"; done\nexit 7\n")
-    program.chmod(0o755)
-    (here / "step.sh").write_text(textwrap.dedent((ROOT / "action.yml").read_text().rpartition("run: |\n")[2]))
-    inputs = {"RUNNER_TEMP": str(here), "BUDGET_FILE": file, "MORE_ARGS": more}
-    command = ["bash", "--noprofile", "--norc", "-eo", "pipefail", "step.sh"]
-    done = subprocess.run(command, env=os.environ | inputs, capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (7, "")
-    assert done.stdout.split("\0")[:-1] == given and not (here / "owned").exists()

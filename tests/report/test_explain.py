@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -192,6 +193,19 @@ def test_no_line_is_wider_than_the_terminal(galore: Explanation, width: int) -> 
     text = printed(galore, width)
     assert max(len(line) for line in text.split("\n")) <= width
     assert "\x1b" not in text
+
+
+def test_colours_only_repeat_what_the_text_says(galore: Explanation) -> None:
+    """A fall is green and a rise red on a terminal with colours; with NO_COLOR the same words stand there without."""
+    shown = {}
+    for no_color in (False, True):
+        stream = io.StringIO()
+        console = Console(file=stream, width=96, force_terminal=True, color_system="standard", no_color=no_color)
+        console.print(render(galore))
+        shown[no_color] = stream.getvalue()
+    assert "\x1b[32moptimizer state  -3.00" in shown[False] and "\x1b[31mtemporaries      +1.00" in shown[False]
+    assert "\x1b[3" not in shown[True]
+    assert re.sub(r"\x1b\[[0-9;]*m", "", shown[False]) == re.sub(r"\x1b\[[0-9;]*m", "", shown[True])
 
 
 def test_rows_beyond_the_top_are_summed(galore: Explanation) -> None:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from memprof.errors import MemprofError
 from memprof.units import UNITS
+
+if TYPE_CHECKING:
+    from memprof.explanation import Explanation
 
 SCENARIO, OUTPUT = "Scenario", "Output"
 
@@ -32,10 +36,14 @@ def explain(
     top: Annotated[int, typer.Option(min=1, max=10_000, help="Rows of the longer tables.", rich_help_panel=OUTPUT)] = 8,
     unit: Annotated[str | None, typer.Option(help="GiB (2**30), GB (1e9), MiB, MB, ... [default: GiB, or MiB for a small model]", rich_help_panel=OUTPUT)] = None,  # noqa: E501
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.", rich_help_panel=OUTPUT)] = False,  # noqa: E501
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Draw modules, timeline and waterfall in this folder too.", rich_help_panel=OUTPUT)] = None,  # noqa: E501
+    force: Annotated[bool, typer.Option("--force", help="Overwrite such charts there.", rich_help_panel=OUTPUT)] = False,  # noqa: E501
 ) -> None:  # fmt: skip
     """Why a method's peak is where it is: against AdamW's, by module and instant, and what would lower it."""
     if unit is not None and unit not in UNITS:
         raise MemprofError(f"unknown unit {unit!r}; choose from {', '.join(UNITS)}")
+    if output is not None:
+        _check_place(output, force)
     from memprof.api import environment
     from memprof.api import explain as explanation_of
     from memprof.cli.screen import print_table
@@ -60,10 +68,30 @@ def explain(
             loss_chunks=loss_chunks,
         )
     unit = unit or suitable_unit([explained.record])
+    if output is not None:
+        _draw(output, explained, unit)
     if json:
         print(explained.document(environment(), diagnosis(explained, unit)))
     else:
         print_table(render(explained, unit=unit, top=top))
+
+
+def _check_place(folder: Path, force: bool) -> None:
+    """An error before anything is traced, rather than after."""
+    from memprof.report.explain_files import NAMES
+
+    taken = [name for name in NAMES if (folder / name).exists()]
+    if taken and not force:
+        raise MemprofError(f"{folder / taken[0]} is there already; use --force to overwrite it")
+
+
+def _draw(folder: Path, explained: Explanation, unit: str) -> None:
+    from memprof.report.explain_files import write
+    from memprof.run_file import disk
+
+    with disk(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        write(folder, explained, unit)
 
 
 @contextmanager

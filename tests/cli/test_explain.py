@@ -71,3 +71,12 @@ def test_mistakes_end_in_one_line(memprof_main: Main, arguments: tuple[str, ...]
     outcome = memprof_main("explain", *arguments)
     assert (outcome.code, outcome.out) == (2, "")
     assert said in outcome.err and outcome.err.count("\n") == 1
+
+
+def test_charts_are_drawn_where_asked_and_overwritten_only_when_told(memprof_main: Main, tmp_path: Path) -> None:
+    asked = ("explain", "galore", "--model", "9m", "--batch", "1", "--seq", "8", "-o", str(tmp_path / "charts"))
+    assert memprof_main(*asked).code == 0
+    assert "modules.png" in {file.name for file in (tmp_path / "charts").iterdir()}
+    refused = memprof_main(*asked)
+    assert refused.code == 2 and "--force" in refused.err and refused.out == ""
+    assert memprof_main(*asked, "--force").code == 0

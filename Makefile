@@ -12,7 +12,7 @@ TOOLS := $(VENV)/.tools
 REFERENCES := $(VENV)/.references
 BROWSER := $(VENV)/.browser
 
-.PHONY: demo test check budgets slow reference browser fidelity gallery faults fuzz clean
+.PHONY: demo test check budgets papers slow reference browser fidelity gallery faults fuzz clean
 
 demo: $(RUNTIME)
 	$(BIN)/memprof compare --model 1b --rank 256
@@ -28,6 +28,9 @@ check: $(TOOLS)
 budgets: $(RUNTIME)
 	$(BIN)/memprof check
 
+papers: $(RUNTIME)
+	for paper in approximations galore galore-mini; do $(BIN)/memprof reproduce $$paper -o reports/papers --force || exit 1; done
+
 slow: $(TOOLS)
 	$(BIN)/pytest $(PYTEST_ARGS) -m slow
 
@@ -41,7 +44,7 @@ fidelity: $(REFERENCES)
 	$(BIN)/python -m fidelity -o reports/fidelity
 
 gallery: $(RUNTIME)
-	$(BIN)/python -m reports.gallery
+	$(BIN)/python -m benchmarks.gallery -o reports/gallery
 
 faults: $(RUNTIME)
 	$(BIN)/python -m benchmarks.faults -o reports/reliability

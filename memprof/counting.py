@@ -14,7 +14,12 @@ from memprof.errors import MemprofError, shown
 from memprof.method import BASIS, BLOCK_MEANS, STEP
 from memprof.shapes import LlamaShape
 
-PARTS = (BASIS, BLOCK_MEANS, STEP)
+PARTS = {
+    BASIS: "the projector between a gradient and its subspace",
+    BLOCK_MEANS: "second moments that a whole block shares",
+    STEP: "step counts",
+}
+"""the parts of an optimizer's state that papers count in different ways, and what they are"""
 PARAMS = ("stored", "trainable", "model and trainable")
 ACTIVATIONS = ("kept", "one sequence", "none")
 

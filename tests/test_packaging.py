@@ -19,7 +19,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "errors",
         "units lock interrupt durable setting schema record difference explanation method timeline history walk",
         "shapes",
-        "command scenario model_config",
+        "counting command scenario model_config",
         "optimizer",
         "methods",
         "catalogue",
@@ -29,10 +29,10 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "step",
         "sizes instants formula trace watch timing measure",
         "oom child headroom runner worker",
-        "explain",
-        "report run_file resume store diff papers pytest_plugin",
+        "explain papers",
+        "report run_file resume store diff pytest_plugin",
         "api doctor",
-        "budget",
+        "budget reproduce",
         "memprof",  # memprof/__init__.py, the public API
         "cli __main__",
     )
@@ -50,9 +50,11 @@ WITHOUT_TORCH = (
     "timeline",
     "walk",
     "shapes",
+    "counting",
     "scenario",
     "model_config",
     "command",
+    "papers.source",
 )
 REPORT_READS = {
     "errors",
@@ -61,6 +63,8 @@ REPORT_READS = {
     "record",
     "difference",
     "explanation",
+    "counting",
+    "papers",
     "timeline",
     "report",
 }  # timeline for the names of categories

@@ -16,6 +16,7 @@ from memprof.cli.explain import explain
 from memprof.cli.methods import methods
 from memprof.cli.models import models
 from memprof.cli.report import report
+from memprof.cli.reproduce import reproduce
 from memprof.errors import MemprofError
 from memprof.interrupt import Interrupted, listening
 
@@ -34,6 +35,7 @@ app.command()(explain)
 app.command()(check)
 app.command()(diff)
 app.command()(report)
+app.command()(reproduce)
 app.command()(methods)
 app.command()(models)
 app.command()(doctor)

@@ -6,14 +6,13 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from typing import Protocol
 
 from rich.console import Console
 from rich.live import Live
 
 from memprof.record import Record
 from memprof.report.describe import labels, models, plain
-from memprof.report.diff import DifferenceTable
-from memprof.report.explain import ExplanationPage
 from memprof.report.process import process_table
 from memprof.report.rows import suitable_unit
 from memprof.report.table import Comparison, render
@@ -22,7 +21,14 @@ WIPE = "\r\x1b[K"
 """back to the line's start, and nothing more on it"""
 
 
-def print_table(table: Comparison | DifferenceTable | ExplanationPage) -> None:
+class Fitting(Protocol):
+    """What rich can print, and how wide it would be with nothing folded."""
+
+    @property
+    def natural_width(self) -> int: ...
+
+
+def print_table(table: Fitting) -> None:
     """Fitted to a terminal; as wide as it needs to be in a file or a pipe."""
     console = Console()
     if not console.is_terminal:

@@ -23,8 +23,8 @@ ROOT = Path(__file__).parents[2]
 
 OPTIONS = {
     "compare": {
-        "--accumulation", "--batch", "--batch-size", "--by", "--checkpointing", "--clip-grad-norm", "--device",
-        "--dtype", "--fits", "--force", "--json", "--kernels", "--loss-chunks", "--max-fraction", "--measure",
+        "--accumulation", "--batch", "--batch-size", "--by", "--checkpointing", "--clip-grad-norm", "--counting",
+        "--device", "--dtype", "--fits", "--force", "--json", "--kernels", "--loss-chunks", "--max-fraction", "--measure",
         "--method", "--model", "--no-measure", "--num-layers", "--output", "--rank", "--resume", "--retry-oom",
         "--seed", "--seq", "--seq-len", "--steps", "--timeout", "--unit", "--vocab-size", "-o",
     },
@@ -32,6 +32,10 @@ OPTIONS = {
         "method", "--accumulation", "--batch", "--batch-size", "--checkpointing", "--depth", "--dtype", "--json",
         "--kernels", "--loss-chunks", "--model", "--num-layers", "--rank", "--seq", "--seq-len", "--top", "--unit",
         "--vocab-size",
+    },
+    "reproduce": {
+        "--device", "--force", "--json", "--list", "--no-trace", "--output", "--run", "--steps", "--table", "--trace",
+        "-o", "paper",
     },
     "methods": {"name"},
     "models": set[str](),

@@ -1,0 +1,1 @@
+"""A paper's tables reproduced: each cell by formula, by trace and measured, with a verdict."""

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.markers import CARETDOWN
 
 from memprof.errors import NothingToDoError
 from memprof.record import History, Record
@@ -81,7 +82,7 @@ def _phases(axes: Axes, history: History) -> None:
     room = axes.get_position().width * style.WIDTH
     for name, begin, end in phases(history):
         if begin:
-            axes.axvline(begin, color=RULE, linewidth=0.9, zorder=3)
+            axes.axvline(begin, color=RULE, linewidth=0.9, zorder=2.2)
         if style.text_width(name, SMALL) < room * (end - begin) / (history.events or 1):
             place = ((begin + end) / 2, 1)
             axes.annotate(name, place, (0, 2), axes.get_xaxis_transform(), "offset points", ha="center", va="bottom",
@@ -95,9 +96,9 @@ def _peak(axes: Axes, history: History, unit: str) -> None:
     bottom = 0.0
     for name, colour in PALETTE.items():
         height = getattr(history, name)[worst] / UNITS[unit]
-        axes.bar(at[0], height, history.events * PEAK_WIDTH, bottom, color=colour, linewidth=0, zorder=3.5)
+        axes.bar(at[0], height, history.events * PEAK_WIDTH, bottom, color=colour, linewidth=0, zorder=2.4)
         bottom += height
-    axes.plot(*at, marker="v", markersize=5, color=INK, clip_on=False, zorder=4)
+    axes.plot(*at, marker=CARETDOWN, markersize=6, color=INK, clip_on=False, zorder=4)
     side = "right" if history.event[worst] > 0.6 * history.events else "left"
     shift = (-6 if side == "right" else 6, 3)
     axes.annotate(f"peak {size(total[worst], unit)}", at, shift, textcoords="offset points", ha=side, va="bottom",

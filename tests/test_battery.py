@@ -5,32 +5,26 @@ A method enters by being in the catalogue, and what it needs differently is data
 
 from __future__ import annotations
 
-import dataclasses
-import io
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
 
 from memprof.api import plan
 from memprof.catalogue import CORE, METHODS, get_method
-from memprof.errors import MemprofError
 from memprof.formula import formula
-from memprof.ledger import state_tensors, tensors_in
-from memprof.llama import LlamaForCausalLM, build_model
-from memprof.method import Footprint, Method, Weight, named_weights
-from memprof.methods.parts.anchor import AnchoredLinear, is_anchor
+from memprof.ledger import state_tensors
+from memprof.llama import build_model
+from memprof.method import named_weights
 from memprof.record import Formula, Trace
 from memprof.scenario import Scenario
 from memprof.shapes import LlamaShape
-from memprof.step import prepare, request_refresh, synthetic_batch, train_step
+from memprof.step import prepare, request_refresh, train_step
 from memprof.timeline import CATEGORIES
 from memprof.trace import booked_step, trace
+from tests.battery import CPU, EXACT, NAMES, every_method
 
-EXACT = ("param", "grad", "optimizer_state", "activation", "steady", "peak_phase")
 MODELS = ["9m", "60m", "350m", "1b", "7b", "llama3-8b", "llama3.2-1b"]
 SOME_MODELS = ["9m", "350m", "llama3.2-1b"]
 """for the methods that `compare` does not show unless asked; `make slow` runs the other models too"""
@@ -81,41 +75,6 @@ GRID: dict[str, dict[str, Any]] = {
     "checkpointed-tied-accumulating": {"checkpointing": True, "model": "llama3.2-1b", "num_layers": 2,
                                        "accumulation": 2},
 }  # fmt: skip
-VARIANTS = (
-    "galore:side=reverse_std",
-    "galore:side=left",
-    "galore:side=right",
-    "galore:side=full",
-    "galore:inner=adafactor",
-    "galore:inner=adafactor,beta1=0.9,side=full",
-    "galore:inner=adamw-8bit",
-    "galore:per_layer=true",
-    "galore:per_layer=true,side=full,inner=adafactor",
-    "galore:per_layer=true,inner=adamw-8bit",
-    "galore-ef:side=full",
-    "galore-dynamics-ef:inner=adafactor,per_layer=true",
-    "adamw:state_dtype=fp32",
-    "adam-mini:partition=1.0",
-    "adam-mini:partition=1.0,state_dtype=weights",
-    "adam-mini:state_dtype=fp32",
-    "sgd:momentum=0",
-    "sgd:nesterov=true,weight_decay=0.001",
-    "mora:grouping=sharing",
-    "remora:grouping=rotation,prune_by=magnitude,prune=0.9",
-    "loqt:iterations=0",
-    "galore-mini:approach=1",
-    "galore-mini:approach=2",
-    "q-galore:inner=adamw,proj_bits=8,group_size=100",
-    "q-galore:weight_bits=16,proj_bits=16",
-    "grass:choice=replacement,reset=false",
-    "grass:choice=no-replacement",
-    "microadam:density=0.3,block=512,quant_block=1024",
-    "adamem:side=full",
-)
-"""settings that change what a method stores or does: each goes through the battery as a method of its own"""
-NAMES = (*METHODS, *VARIANTS)
-every_method = pytest.mark.parametrize("name", NAMES)
-CPU = torch.device("cpu")
 
 
 def scenario(name: str, model: str = "9m", **fields: Any) -> Scenario:
@@ -242,176 +201,6 @@ def test_a_warm_step_repeats_itself(name: str) -> None:
     assert first.timeline.totals() == second.timeline.totals() == third.timeline.totals()
 
 
-LEARNING_RATE = {
-    "adafactor": 1e-3,
-    "came": 1e-3,
-    "muon": 0.2,
-    "flora": 0.05,
-    "galore": 1e-2,
-    "galore-mini": 1e-2,
-    "galore-dynamics": 1e-2,
-    "galore-ef": 1e-2,
-    "galore-dynamics-ef": 1e-2,
-    "microadam": 1e-2,
-    "q-galore": 1e-2,
-    "sgd": 0.1,
-}
-"""for the task below; 3e-3 for the others"""
-VOCABULARY, STEPS = 64, 40
-STEPS_OF = {"microadam": 60}
-"""to learn the task, where a step moves a hundredth of the entries: most weights have seen no update after 40"""
-
-
-def trained(name: str, steps: int = STEPS, **fields: object) -> tuple[LlamaForCausalLM, torch.optim.Optimizer, Tensor]:
-    """A plain PyTorch loop on sequences that count up in strides; the losses of its steps."""
-    torch.manual_seed(0)
-    model = build_model("9m", num_layers=2, vocab_size=VOCABULARY)
-    optimizer = get_method(name, lr=LEARNING_RATE.get(name.partition(":")[0], 3e-3), **fields).prepare(model)
-    torch.manual_seed(1)
-    return model, optimizer, run(model, optimizer, steps)
-
-
-def run(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> Tensor:
-    losses = []
-    for _ in range(steps):
-        loss = model(*synthetic_batch(8, 16, VOCABULARY, CPU))
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        losses.append(loss.detach())
-    return torch.stack(losses)
-
-
-@pytest.fixture(scope="module")
-def adamw_losses() -> Tensor:
-    return trained("adamw")[2]
-
-
-@every_method
-def test_learns_beside_adamw(name: str, adamw_losses: Tensor) -> None:
-    """From chance, ln 64 = 4.16, to below 0.5; and it has come nine tenths of the way that AdamW came."""
-    steps = STEPS_OF.get(name.partition(":")[0], STEPS)
-    losses = trained(name, steps)[2]
-    first, last = losses[0].item(), losses[-3:].mean().item()
-    came, adamw_came = first - last, (adamw_losses[0] - adamw_losses[-3:].mean()).item()
-    assert first == pytest.approx(4.16, abs=0.1)
-    assert last < 0.5, f"{name}: loss {first:.3f} -> {last:.3f} in {steps} steps"
-    assert came > 0.9 * adamw_came, f"{name}: loss fell by {came:.3f}, AdamW's by {adamw_came:.3f}"
-
-
-MOVING_RATE = {"muon": 0.5, "sgd": 1.0}
-"""at which a norm's first steps are above half an ulp of 1 in bf16; 0.01 for the others, whose steps are normalised"""
-
-
-@every_method
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_every_trained_parameter_moves_and_no_other(dtype: torch.dtype, name: str) -> None:
-    torch.manual_seed(0)
-    model = build_model("9m", num_layers=1, vocab_size=VOCABULARY, dtype=dtype)
-    optimizer = get_method(name, lr=MOVING_RATE.get(name.partition(":")[0], 0.01)).prepare(model)
-    before = {key: t.detach().clone() for key, t in stored(model).items()}
-    run(model, optimizer, 5)
-    for key, p in model.named_parameters():
-        if is_anchor(p):
-            continue
-        moved = not torch.equal(p, before[key])
-        assert moved == p.requires_grad, f"{key}: requires_grad {p.requires_grad}, moved {moved}"
-        assert p.isfinite().all(), key
-    for path, module in model.named_modules():
-        if isinstance(module, AnchoredLinear):
-            assert any(not torch.equal(t, before[f"{path}.{key}"]) for key, t in stored(module).items()), path
-
-
-def stored(model: nn.Module) -> dict[str, Tensor]:
-    return dict(model.state_dict())
-
-
-@every_method
-def test_the_optimizer_holds_every_trained_parameter_once(name: str) -> None:
-    for tied in (False, True):
-        model = build_model("9m", num_layers=1, vocab_size=VOCABULARY, tie_word_embeddings=tied)
-        optimizer = get_method(name).prepare(model)
-        held = [p for group in optimizer.param_groups for p in group["params"]]
-        assert len(set(held)) == len(held)
-        assert set(held) == {p for p in model.parameters() if p.requires_grad}
-
-
-def restart_of(name: str) -> dict[str, object]:
-    """Periodic work within a few steps, for methods that have such."""
-    known = {field.name for field in dataclasses.fields(get_method(name))}
-    return {field: 3 for field in ("update_gap", "reset_every") if field in known}
-
-
-@every_method
-def test_two_seeded_runs_agree_bitwise(name: str) -> None:
-    (one, _, first), (other, _, second) = (trained(name, 8, **restart_of(name)) for _ in range(2))
-    assert torch.equal(first, second), f"{name}: losses differ by {(first - second).abs().max():.3e}"
-    for (key, p), q in zip(one.named_parameters(), other.parameters(), strict=True):
-        assert torch.equal(p, q), f"{key} differs by {(p - q).abs().max():.3e}"
-
-
-@every_method
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_stored_run_goes_on_bitwise_the_same(dtype: torch.dtype, name: str) -> None:
-    """Model and optimizer go through a file that holds tensors and numbers alone, and train on as if never stored."""
-
-    def start() -> tuple[LlamaForCausalLM, torch.optim.Optimizer]:
-        torch.manual_seed(0)
-        model = build_model("9m", num_layers=1, vocab_size=VOCABULARY, dtype=dtype)
-        return model, get_method(name, lr=3e-3, **restart_of(name)).prepare(model)
-
-    model, optimizer = start()
-    run(model, optimizer, 4)
-    file = io.BytesIO()
-    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, file)
-    file.seek(0)
-    stored = torch.load(file, weights_only=True)
-    other, resumed = start()
-    other.load_state_dict(stored["model"])
-    resumed.load_state_dict(stored["optimizer"])
-    sizes = [sorted(t.nbytes for t in state_tensors(each)) for each in (optimizer, resumed)]
-    assert sizes[0] == sizes[1]
-    runs = []
-    for each, its_optimizer in ((model, optimizer), (other, resumed)):
-        torch.manual_seed(2)
-        runs.append(run(each, its_optimizer, 5))
-    assert torch.equal(runs[0], runs[1]), f"{name}: losses differ by {(runs[0] - runs[1]).abs().max():.3e}"
-    for (key, p), q in zip(model.named_parameters(), other.parameters(), strict=True):
-        assert torch.equal(p, q), f"{key} differs by {(p - q).abs().max():.3e}"
-
-
-@every_method
-def test_a_closure_is_called_with_gradients_and_its_loss_comes_back(name: str) -> None:
-    model = build_model("9m", num_layers=1, vocab_size=VOCABULARY)
-    optimizer = get_method(name).prepare(model)
-    batch = synthetic_batch(2, 8, VOCABULARY, CPU)
-
-    def closure() -> float:
-        optimizer.zero_grad()
-        loss: Tensor = model(*batch)
-        loss.backward()
-        return loss.item()
-
-    assert optimizer.step(closure) == model_loss_before(name, batch)
-
-
-def model_loss_before(name: str, batch: tuple[Tensor, Tensor]) -> float:
-    torch.manual_seed(0)
-    model = build_model("9m", num_layers=1, vocab_size=VOCABULARY)
-    get_method(name).prepare(model)
-    return float(model(*batch).item())
-
-
-@every_method
-def test_a_parameter_without_a_gradient_is_left_alone(name: str) -> None:
-    model = build_model("9m", num_layers=1, vocab_size=VOCABULARY)
-    optimizer = get_method(name).prepare(model)
-    before = [p.detach().clone() for p in model.parameters()]
-    optimizer.step()
-    for p, old in zip(model.parameters(), before, strict=True):
-        assert torch.equal(p, old)
-
-
 @every_method
 @pytest.mark.parametrize("dtype", ["bf16", "fp16", "fp32"])
 @pytest.mark.parametrize("kernels", ["cuda", "cpu"])
@@ -448,109 +237,6 @@ def test_states_on_a_device_are_those_of_the_formula(name: str) -> None:
         states = sum(nbytes for address, nbytes in kept.items() if address not in owned)
         predicted = formula(case)
         assert (sum(owned.values()), states) == (predicted.param, predicted.optimizer_state), dtype
-
-
-@every_method
-def test_a_state_follows_its_parameter_to_another_device(name: str) -> None:
-    """Stored on a CPU, loaded beside parameters on another device: no tensor stays behind, step counts neither."""
-    stored_on_cpu = build_model("9m", num_layers=1, vocab_size=VOCABULARY)
-    optimizer = get_method(name).prepare(stored_on_cpu)
-    run(stored_on_cpu, optimizer, 1)
-    elsewhere = get_method(name).prepare(build_model("9m", num_layers=1, vocab_size=VOCABULARY, device="meta"))
-    elsewhere.load_state_dict(optimizer.state_dict())
-    left = [key for key, state in elsewhere.state.items() for t in tensors_in(state) if t.device.type != "meta"]
-    assert not left, f"{name}: {len(left)} tensors stayed on the CPU"
-
-
-@every_method
-def test_the_strides_of_a_gradient_do_not_matter(name: str) -> None:
-    """A user's hook may leave a transposed gradient; torch's fused kernels would read it as contiguous."""
-    ends = []
-    for transposed in (False, True):
-        torch.manual_seed(0)
-        model = build_model("9m", num_layers=1, vocab_size=VOCABULARY)
-        optimizer = get_method(name).prepare(model)
-        if get_method(name).updates == "backward":
-            return
-        torch.manual_seed(1)
-        model(*synthetic_batch(2, 8, VOCABULARY, CPU)).backward()
-        for p in model.parameters():
-            if transposed and p.grad is not None and p.ndim == 2:
-                p.grad = p.grad.T.contiguous().T
-        optimizer.step()
-        ends.append(dict(stored(model)))
-    for key, t in ends[0].items():
-        assert torch.allclose(t, ends[1][key], rtol=1e-4, atol=1e-6), key
-
-
-@dataclass(frozen=True, slots=True)
-class SignMomentum(Method):
-    """A method of a user's own: one moment, its sign taken, and every seventh step the moment is halved."""
-
-    name: ClassVar[str] = "sign-momentum"
-    paper: ClassVar[str] = "none"
-
-    lr: float = 1e-3
-    beta: float = 0.9
-
-    def prepare(self, model: nn.Module) -> SignOptimizer:
-        return SignOptimizer(model.parameters(), self.lr, self.beta)
-
-    def formula(self, weight: Weight) -> Footprint:
-        """State: m in the parameter dtype. Transient: its sign. Refresh: the same, and an fp32 copy made before it."""
-        wide = 4 * weight.numel
-        return Footprint(
-            param=weight.nbytes,
-            grad=weight.nbytes,
-            optimizer_state=weight.nbytes,
-            transient=weight.nbytes,
-            refresh=wide,
-        )
-
-    def refresh_steps(self, horizon: int) -> range:
-        return range(6, horizon, 7)
-
-
-class SignOptimizer(torch.optim.Optimizer):
-    def __init__(self, params: Any, lr: float, beta: float) -> None:
-        super().__init__(params, {"lr": lr, "beta": beta})
-        self.requested = False
-
-    def request_refresh(self) -> None:
-        self.requested = True
-
-    @torch.no_grad()
-    def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is not None:
-                    self.step_of(p, group["lr"], group["beta"])
-        self.requested = False
-
-    def step_of(self, p: Tensor, lr: float, beta: float) -> None:
-        if "m" not in self.state[p]:
-            self.state[p]["m"] = torch.zeros_like(p)
-        m = self.state[p]["m"]
-        if self.requested:
-            m.copy_(torch.mul(m, torch.full((), 0.5, dtype=torch.float64)).to(torch.float32, copy=True))
-        m.lerp_(p.grad, 1 - beta)
-        p.sub_(m.sign(), alpha=lr)
-
-
-def test_a_users_own_method_works_wherever_a_name_does() -> None:
-    for dtype in ("bf16", "fp32"):
-        case = plan(["9m"], [SignMomentum(lr=1e-2)], dtype=dtype, batch_size=1, seq_len=16)[0]
-        predicted, seen = formula(case), trace(case)
-        for key in (*EXACT, "peak", "peak_by_category"):
-            assert getattr(predicted, key) == getattr(seen, key), key
-        assert case.to_dict()["hyperparameters"] == {"lr": 1e-2, "beta": 0.9}
-        assert predicted.optimizer_state == predicted.param == seen.param
-    assert get_method(SignMomentum(), lr=0.5) == SignMomentum(lr=0.5)
-
-
-def test_a_users_own_method_is_checked_as_ours_are() -> None:
-    with pytest.raises(MemprofError, match="sign-momentum: lr=nan is out of range"):
-        SignMomentum(lr=float("nan"))
 
 
 def test_shape_and_model_name_the_same_weights() -> None:

@@ -1,4 +1,4 @@
-"""What holds for every method: the formula is the trace, it learns, it repeats itself, its state can be stored.
+"""What holds for every method: the formula is the trace, and a step costs what the last one did.
 
 A method enters by being in the catalogue, and what it needs differently is data: here, or on its class.
 """

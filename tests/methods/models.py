@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 from memprof.llama import LlamaForCausalLM, build_model
+from memprof.method import Method
 
 HEADS = 3
 
@@ -62,6 +63,22 @@ def train(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int, device
         optimizer.step()
         losses.append(loss.detach())
     return losses
+
+
+def stepped(method: Method, w: Tensor, grads: Sequence[Tensor]) -> tuple[Tensor, Any]:
+    """A model's only weight after one step for each gradient, and its optimizer."""
+    model = one_matrix(w)
+    optimizer = method.prepare(model)
+    p = next(model.parameters())
+    for grad in grads:
+        p.grad = grad.clone()
+        optimizer.step()
+    return p.detach(), optimizer
+
+
+def the_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Of an only weight."""
+    return next(iter(optimizer.state.values()))
 
 
 def drift(a: nn.Module, b: nn.Module, start: nn.Module) -> float:

@@ -6,28 +6,17 @@ import dataclasses
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from memprof.errors import MemprofError
 from memprof.llama import build_model
-from memprof.method import Method, Role, Weight, named_weights
+from memprof.method import Role, Weight, named_weights
 from memprof.methods.adafactor import Adafactor
 from memprof.methods.adamem import AdaMeM
 from memprof.methods.galore import GaLore
+from tests.methods.models import stepped, the_state
 
 METHOD = AdaMeM(rank=2, update_gap=2, lr=0.1)
-
-
-def moved(method: Method, shape: tuple[int, int], grads: list[Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-    """How a model's only weight has moved after one step for each gradient, and its state."""
-    model = nn.Module()
-    model.q_proj = nn.Linear(1, 1, bias=False)
-    model.q_proj.weight = nn.Parameter(torch.zeros(shape, dtype=torch.float64))
-    optimizer = method.prepare(model)
-    for grad in grads:
-        model.q_proj.weight.grad = grad.clone()
-        optimizer.step()
-    return model.q_proj.weight.detach(), optimizer.state[model.q_proj.weight]
 
 
 def randoms(shape: tuple[int, int], count: int) -> list[Tensor]:
@@ -39,22 +28,22 @@ def test_one_step_by_hand() -> None:
     """Of diag(9, 1) the subspace takes the 9 and leaves the 1. Adafactor makes either an entry of 1, of which momentum
     lets a tenth through at first."""
     grad = torch.diag(torch.tensor([9.0, 1.0], dtype=torch.float64))
-    w, _ = moved(dataclasses.replace(METHOD, rank=1), (2, 2), [grad])
+    w, _ = stepped(dataclasses.replace(METHOD, rank=1), torch.zeros_like(grad), [grad])
     torch.testing.assert_close(w, torch.diag(torch.tensor([-0.01, -0.1], dtype=torch.float64)))
 
 
 @pytest.mark.parametrize("shape", [(12, 7), (7, 12)])
 def test_the_move_is_that_of_two_adafactors(shape: tuple[int, int]) -> None:
     """One in the subspace with momentum, which is GaLore's, and one without on what is left."""
-    grads = randoms(shape, 2)
-    w, state = moved(METHOD, shape, grads)
+    start, grads = torch.zeros(shape, dtype=torch.float64), randoms(shape, 2)
+    w, ours = stepped(METHOD, start, grads)
     inside = GaLore(rank=2, update_gap=2, scale=1.0, inner="adafactor", beta1=0.9, lr=0.1)
-    in_subspace, theirs = moved(inside, shape, grads)
-    basis = theirs["basis"]
+    in_subspace, theirs = stepped(inside, start, grads)
+    basis = the_state(theirs)["basis"]
     onto = basis.T @ basis if shape[0] >= shape[1] else basis @ basis.T
     rests = [g - g @ onto if shape[0] >= shape[1] else g - onto @ g for g in grads]
-    outside, _ = moved(Adafactor(lr=0.1), shape, rests)
-    assert torch.equal(state["exp_avg"], theirs["exp_avg"])
+    outside, _ = stepped(Adafactor(lr=0.1), start, rests)
+    assert torch.equal(the_state(ours)["exp_avg"], the_state(theirs)["exp_avg"])
     torch.testing.assert_close(w, in_subspace + outside)
 
 

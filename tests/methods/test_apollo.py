@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -17,25 +16,14 @@ from memprof.formula import formula
 from memprof.llama import build_model
 from memprof.method import Role, Weight, named_weights
 from memprof.methods.apollo import Apollo, ApolloMini
-from memprof.methods.parts.apollo_optimizer import ApolloOptimizer
 from memprof.methods.parts.gradient_scaling import limited
 from memprof.methods.parts.random_projection import draw_, next_seed
 from memprof.trace import trace
-from tests.methods.models import one_matrix, set_meta_gradients, tiny, weight_named
+from tests.methods.models import set_meta_gradients, stepped, tiny, weight_named
 from tests.methods.subspaces import Calls, gradient, set_gradients
 
 METHOD = Apollo(rank=8, update_gap=3, lr=0.01, betas=(0.8, 0.95), weight_decay=0.1)
 DTYPES = [torch.float32, torch.bfloat16]
-
-
-def train(method: Apollo, w: Tensor, grads: Sequence[Tensor]) -> tuple[Tensor, ApolloOptimizer]:
-    model = one_matrix(w)
-    optimizer = method.prepare(model)
-    p = next(model.parameters())
-    for g in grads:
-        p.grad = g.clone()
-        optimizer.step()
-    return p.detach(), optimizer
 
 
 # --- the update ------------------------------------------------------------------------------------------------------
@@ -45,7 +33,7 @@ def test_one_step_by_hand() -> None:
     """At step 1 Adam's normalised step is the gradient's sign: s is sqrt(R) over the channel's low-rank norm."""
     w, g = torch.randn(6, 4), torch.randn(6, 4)
     method = Apollo(rank=2, lr=0.1, scale=9.0, eps=1e-12, weight_decay=0.2)
-    ours, optimizer = train(method, w, [g])
+    ours, optimizer = stepped(method, w, [g])
     state = next(iter(optimizer.state.values()))
     low = g @ state["basis"].T
     scale = math.sqrt(2) / low.norm(dim=1, keepdim=True)
@@ -55,7 +43,7 @@ def test_one_step_by_hand() -> None:
 
 def test_one_step_of_mini_by_hand() -> None:
     w, g = torch.randn(4, 6), torch.randn(4, 6)
-    ours, optimizer = train(ApolloMini(lr=0.1, eps=1e-12), w, [g])
+    ours, optimizer = stepped(ApolloMini(lr=0.1, eps=1e-12), w, [g])
     low = next(iter(optimizer.state.values()))["basis"].T @ g
     torch.testing.assert_close(ours, w - 0.1 * math.sqrt(128) * math.sqrt(6) / low.norm() * g)
 
@@ -69,8 +57,8 @@ def test_a_projector_drawn_anew_each_step_trains_as_one_that_is_kept(
     kept = dataclasses.replace(METHOD, rank=4, scale_type=scale_type)
     w = torch.randn(shape).to(dtype)
     grads = [gradient(shape, seed, dtype) for seed in range(8)]
-    ours, optimizer = train(kept, w, grads)
-    anew, other = train(dataclasses.replace(kept, store_projector=False), w, grads)
+    ours, optimizer = stepped(kept, w, grads)
+    anew, other = stepped(dataclasses.replace(kept, store_projector=False), w, grads)
     assert torch.equal(ours, anew)
     states = [next(iter(o.state.values())) for o in (optimizer, other)]
     assert states[0]["seed"] == states[1]["seed"]
@@ -105,7 +93,7 @@ def test_updates_of_one_gradient_twice_grow_by_one_percent() -> None:
     size = [math.sqrt(1 - 0.95**t) / (1 - 0.8**t) for t in (1, 2)]
     for growth, seen in ((1.01, 1.01), (2.0, 0.36 / math.sqrt(0.0975) * math.sqrt(0.05) / 0.2)):
         method = dataclasses.replace(METHOD, weight_decay=0.0, growth=growth, eps=1e-14)
-        first, both = (train(method, w, [g] * steps)[0] for steps in (1, 2))
+        first, both = (stepped(method, w, [g] * steps)[0] for steps in (1, 2))
         ratio = ((both - first).norm() / size[1]) / (first.norm() / size[0])
         assert float(ratio) == pytest.approx(seen, rel=1e-6)
 

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 
 import pytest
 import torch
-from torch import Tensor
 
 from memprof.errors import MemprofError
 from memprof.ledger import Ledger
 from memprof.llama import build_model
 from memprof.method import Role, Weight, named_weights
-from memprof.methods.fira import Fira, FiraOptimizer
+from memprof.methods.fira import Fira
 from memprof.methods.galore import GaLore
-from tests.methods.models import one_matrix, set_meta_gradients, tiny
+from tests.methods.models import one_matrix, set_meta_gradients, stepped, tiny
 from tests.methods.subspaces import Calls, gradient, set_gradients
 
 METHOD = Fira(rank=4, update_gap=3, lr=0.01, betas=(0.8, 0.95), eps=1e-6)
@@ -25,22 +23,12 @@ FREE = 1e6
 """a growth that never limits"""
 
 
-def train(method: Fira | GaLore, w: Tensor, grads: Sequence[Tensor]) -> tuple[Tensor, FiraOptimizer]:
-    model = one_matrix(w)
-    optimizer = method.prepare(model)
-    p = next(model.parameters())
-    for g in grads:
-        p.grad = g.clone()
-        optimizer.step()
-    return p.detach(), optimizer  # type: ignore[return-value]
-
-
 # --- the update ------------------------------------------------------------------------------------------------------
 
 
 def test_one_step_by_hand() -> None:
     """G = diag(3, 1), rank 1: Adam's step is 1 on the first axis; the second channel has nothing inside and s = 0."""
-    w, optimizer = train(
+    w, optimizer = stepped(
         Fira(rank=1, lr=0.1, weight_decay=0.2, eps=1e-12),
         torch.tensor([[1.0, 2.0], [3.0, 4.0]]),
         [torch.tensor([[3.0, 0.0], [0.0, 1.0]])],
@@ -56,7 +44,7 @@ def test_what_the_subspace_leaves_out_is_scaled_by_channel() -> None:
     g = torch.tensor([[3.0, 1.0], [30.0, -0.1]])
     basis = torch.tensor([[1.0, 0.0]])
     assert float(g[:, 0] @ g[:, 1]) == 0.0  # so that the axes are its singular vectors
-    w, optimizer = train(Fira(rank=1, lr=0.1, eps=1e-12), torch.zeros(2, 2), [g])
+    w, optimizer = stepped(Fira(rank=1, lr=0.1, eps=1e-12), torch.zeros(2, 2), [g])
     torch.testing.assert_close(next(iter(optimizer.state.values()))["basis"], basis)
     torch.testing.assert_close(w, -0.1 * torch.tensor([[1.0, 1 / 3], [1.0, -0.1 / 30]]))
 
@@ -65,8 +53,8 @@ def test_what_the_subspace_leaves_out_is_scaled_by_channel() -> None:
 def test_at_full_rank_nothing_is_left_out_and_fira_is_galore(shape: tuple[int, int]) -> None:
     rank = min(shape)
     w, grads = torch.randn(shape, dtype=torch.float64), [gradient(shape, t, torch.float64) for t in range(7)]
-    ours, _ = train(dataclasses.replace(METHOD, rank=rank), w, grads)
-    galore, _ = train(GaLore(rank=rank, update_gap=3, scale=1.0, lr=0.01, betas=(0.8, 0.95), eps=1e-6), w, grads)
+    ours, _ = stepped(dataclasses.replace(METHOD, rank=rank), w, grads)
+    galore, _ = stepped(GaLore(rank=rank, update_gap=3, scale=1.0, lr=0.01, betas=(0.8, 0.95), eps=1e-6), w, grads)
     torch.testing.assert_close(ours, galore, rtol=1e-10, atol=1e-12)
 
 
@@ -81,7 +69,7 @@ def test_the_norm_by_pythagoras_is_the_rests_own(
     """With 8 of 64 directions, which hold 97 % of the energy; a step's limit over its growth is the norm it took."""
     method = dataclasses.replace(METHOD, rank=8, scale=scale, growth=FREE)
     grads = [gradient(shape, t, dtype) for t in range(3)]
-    _, optimizer = train(method, torch.zeros(shape, dtype=dtype), grads)
+    _, optimizer = stepped(method, torch.zeros(shape, dtype=dtype), grads)
     state = next(iter(optimizer.state.values()))
     tall = shape[0] >= shape[1]
     g = (grads[-1] if tall else grads[-1].T).double()

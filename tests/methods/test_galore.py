@@ -14,25 +14,13 @@ from torch import Tensor, nn
 from memprof.method import named_weights
 from memprof.methods.galore import GaLore
 from memprof.methods.parts import sides
-from memprof.methods.parts.galore_optimizer import GaLoreOptimizer
 from memprof.methods.parts.projection import top_subspace
-from tests.methods.models import one_matrix, tiny, weight_named
+from tests.methods.models import stepped, tiny, weight_named
 from tests.methods.subspaces import gradient, refreshed_steps, set_gradients, signed
 
 METHOD = GaLore(rank=8, update_gap=3, scale=0.25, lr=0.01, betas=(0.8, 0.95), weight_decay=0.1)
 SHAPES = {"tall": (12, 7), "wide": (7, 12), "square": (9, 9)}
 DTYPES = [torch.float32, torch.bfloat16]
-
-
-def train(method: GaLore, w: Tensor, grads: Sequence[Tensor]) -> tuple[Tensor, GaLoreOptimizer]:
-    """The weight after one step for each gradient, and its optimizer."""
-    model = one_matrix(w)
-    optimizer = method.prepare(model)
-    p = next(model.parameters())
-    for g in grads:
-        p.grad = g.clone()
-        optimizer.step()
-    return p.detach(), optimizer
 
 
 def relative(a: Tensor, b: Tensor) -> float:
@@ -70,7 +58,7 @@ def test_steps_over_refreshes_are_the_papers_equations(
     method = dataclasses.replace(METHOD, rank=4)
     w = torch.randn(shape, dtype=torch.float64).to(dtype)
     grads = [gradient(shape, seed, dtype) for seed in range(11)]
-    ours, _ = train(method, w, grads)
+    ours, _ = stepped(method, w, grads)
     truth = galore_by_the_paper(w.double(), [g.double() for g in grads], method)
     drift = relative(ours - w, truth - w.double())
     assert drift < tolerance, f"the update drifts by {drift:.3e} > {tolerance:.0e} ({dtype}, {shape})"
@@ -79,7 +67,7 @@ def test_steps_over_refreshes_are_the_papers_equations(
 def test_one_step_by_hand() -> None:
     """G = diag(3, 1), rank 1: the subspace is the first axis, m_hat / sqrt(v_hat) is 1 there and 0 elsewhere."""
     method = GaLore(rank=1, scale=0.5, lr=0.1, weight_decay=0.2, eps=1e-12)
-    w, optimizer = train(method, torch.tensor([[1.0, 2.0], [3.0, 4.0]]), [torch.diag(torch.tensor([3.0, 1.0]))])
+    w, optimizer = stepped(method, torch.tensor([[1.0, 2.0], [3.0, 4.0]]), [torch.diag(torch.tensor([3.0, 1.0]))])
     torch.testing.assert_close(w, 0.98 * torch.tensor([[1 - 0.1 * 0.5, 2.0], [3.0, 4.0]]))
     state = next(iter(optimizer.state.values()))
     torch.testing.assert_close(state["basis"], torch.tensor([[1.0, 0.0]]))
@@ -93,7 +81,7 @@ def test_full_rank_in_a_fixed_basis_is_adam_in_rotated_coordinates(shape: tuple[
     method = GaLore(rank=min(shape), update_gap=100, scale=1.0, eps=1e-14)
     w, tall = torch.randn(shape, dtype=torch.float64), shape[0] >= shape[1]
     grads = [gradient(shape, seed, torch.float64) for seed in range(6)]
-    ours, optimizer = train(method, w, grads)
+    ours, optimizer = stepped(method, w, grads)
     basis = next(iter(optimizer.state.values()))["basis"]
     z = torch.zeros(shape, dtype=torch.float64, requires_grad=True)
     adam = torch.optim.Adam([z], lr=method.lr, betas=method.betas, eps=method.eps)
@@ -110,7 +98,7 @@ def test_full_rank_is_adamw_where_the_basis_is_the_axes() -> None:
     first = torch.diag(torch.tensor([1.0, 3.0, 2.0], dtype=torch.float64))
     grads = [first, *(gradient((3, 3), seed, torch.float64) for seed in range(5))]
     w = torch.randn(3, 3, dtype=torch.float64)
-    ours, _ = train(method, w, grads)
+    ours, _ = stepped(method, w, grads)
     theirs = w.clone().requires_grad_()
     adam = torch.optim.Adam([theirs], lr=method.lr, betas=method.betas, eps=method.eps)
     for g in grads:
@@ -166,8 +154,8 @@ def test_two_seeded_runs_are_bitwise_equal(dtype: torch.dtype) -> None:
 def test_bf16_follows_fp32_to_its_rounding() -> None:
     shape, method = (64, 96), dataclasses.replace(METHOD, weight_decay=0.0)
     w, grads = torch.zeros(shape), [gradient(shape, seed, torch.bfloat16) for seed in range(5)]
-    low, _ = train(method, w.bfloat16(), grads)
-    high, _ = train(method, w, [g.float() for g in grads])
+    low, _ = stepped(method, w.bfloat16(), grads)
+    high, _ = stepped(method, w, [g.float() for g in grads])
     drift = relative(low, high)
     assert drift < 0.05, f"bf16 drifts by {drift:.3e} from fp32"
 
@@ -206,7 +194,7 @@ def test_basis_is_svds_up_to_sign_in_its_order(shape: tuple[int, int], rank: int
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_a_gradient_that_is_not_finite_keeps_the_old_basis(bad: float) -> None:
     method = dataclasses.replace(METHOD, rank=4, update_gap=1)
-    _, optimizer = train(method, torch.zeros(9, 9), [gradient((9, 9), 0)])
+    _, optimizer = stepped(method, torch.zeros(9, 9), [gradient((9, 9), 0)])
     p = next(iter(optimizer.state))
     before = optimizer.state[p]["basis"].clone()
     assert p.grad is not None
@@ -294,7 +282,7 @@ def drift_from_the_authors(shape: tuple[int, int], steps: int) -> float:
     for g in grads:
         theirs.grad = g.clone()
         reference.step()
-    ours, _ = train(method, w, grads)
+    ours, _ = stepped(method, w, grads)
     return relative(ours - w, theirs.detach() - w)
 
 

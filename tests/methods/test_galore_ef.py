@@ -4,25 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from memprof.errors import MemprofError
 from memprof.llama import build_model
 from memprof.method import Role, Weight
 from memprof.methods.galore import GaLore
 from memprof.methods.galore_ef import GaLoreDynamicsEF, GaLoreEF
-
-
-def stepped(method: GaLore, start: Tensor, grads: list[Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-    """A model's only weight after one step for each gradient, and its state."""
-    model = nn.Module()
-    model.q_proj = nn.Linear(start.shape[1], start.shape[0], bias=False, dtype=start.dtype)
-    model.q_proj.weight = nn.Parameter(start.clone())
-    optimizer = method.prepare(model)
-    for grad in grads:
-        model.q_proj.weight.grad = grad.clone()
-        optimizer.step()
-    return model.q_proj.weight.detach(), optimizer.state[model.q_proj.weight]
+from tests.methods.models import stepped, the_state
 
 
 def diagonal(*values: float) -> Tensor:
@@ -37,12 +26,12 @@ def test_two_steps_by_hand() -> None:
     """
     method = GaLoreEF(rank=1, update_gap=1, feedback=0.5, scale=1.0, lr=0.1, betas=(0.0, 0.0), eps=1e-12)
     start = torch.zeros(2, 2, dtype=torch.float64)
-    w, state = stepped(method, start, [diagonal(3, 2)])
+    w, optimizer = stepped(method, start, [diagonal(3, 2)])
     torch.testing.assert_close(w, diagonal(-0.1, 0))
-    torch.testing.assert_close(state["residual"], diagonal(0, 2))
-    w, state = stepped(method, start, [diagonal(3, 2), diagonal(3, 2.5)])
+    torch.testing.assert_close(the_state(optimizer)["residual"], diagonal(0, 2))
+    w, optimizer = stepped(method, start, [diagonal(3, 2), diagonal(3, 2.5)])
     torch.testing.assert_close(w, diagonal(-0.1, -0.1))
-    torch.testing.assert_close(state["residual"], diagonal(3, 0))
+    torch.testing.assert_close(the_state(optimizer)["residual"], diagonal(3, 0))
     plain, _ = stepped(GaLore(rank=1, update_gap=1, scale=1.0, lr=0.1, betas=(0.0, 0.0), eps=1e-12), start,
                        [diagonal(3, 2), diagonal(3, 2.5)])  # fmt: skip
     torch.testing.assert_close(plain, diagonal(-0.2, 0))
@@ -54,10 +43,11 @@ def test_residual_is_what_lies_outside_of_the_subspace(shape: tuple[int, int], s
     torch.manual_seed(0)
     grads = [torch.randn(shape, dtype=torch.float64) for _ in range(2)]
     method = GaLoreEF(rank=3, update_gap=1, feedback=0.3, side=side)
-    _, state = stepped(method, torch.zeros(shape, dtype=torch.float64), grads)
-    corrected = grads[1] + 0.3 * stepped(method, torch.zeros(shape, dtype=torch.float64), grads[:1])[1]["residual"]
+    _, optimizer = stepped(method, torch.zeros(shape, dtype=torch.float64), grads)
+    _, earlier = stepped(method, torch.zeros(shape, dtype=torch.float64), grads[:1])
+    corrected = grads[1] + 0.3 * the_state(earlier)["residual"]
     u, s, vh = torch.linalg.svd(corrected, full_matrices=False)
-    torch.testing.assert_close(state["residual"], u[:, 3:] * s[3:] @ vh[3:])
+    torch.testing.assert_close(the_state(optimizer)["residual"], u[:, 3:] * s[3:] @ vh[3:])
 
 
 @pytest.mark.parametrize("method", [GaLoreEF, GaLoreDynamicsEF])

@@ -16,7 +16,7 @@ from memprof.methods.galore_mini import GaLoreMini
 from memprof.methods.parts import galore_mini_optimizer
 from memprof.methods.parts.galore_mini_optimizer import GaLoreMiniOptimizer
 from memprof.methods.parts.lazy import LazyRefresh
-from tests.methods.models import HEADS, one_matrix, set_meta_gradients, tiny, weight_named
+from tests.methods.models import HEADS, one_matrix, set_meta_gradients, the_state, tiny, weight_named
 from tests.methods.subspaces import gradient, refreshed_steps, set_gradients, signed
 
 METHOD = GaLoreMini(rank=8, update_gap=3, scale=0.25, lr=0.01, betas=(0.8, 0.95), weight_decay=0.1)
@@ -31,10 +31,6 @@ def train(method: GaLoreMini, model: nn.Module, grads: Sequence[Tensor]) -> GaLo
         p.grad = g.clone()
         optimizer.step()
     return optimizer
-
-
-def the_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    return next(iter(optimizer.state.values()))
 
 
 def galore_mini_by_the_paper(w: Tensor, grads: Sequence[Tensor], blocks: int, method: GaLoreMini) -> Tensor:

@@ -47,6 +47,11 @@ class Result:
     note: str = ""
 
     @property
+    def is_published(self) -> bool:
+        """Printed or stated; what is derived from such cells proves nothing more."""
+        return self.published is not None and self.origin != "derived"
+
+    @property
     def is_lost(self) -> bool:
         """A cell that is marked as reproducible and does not come out."""
         if self.verdict is Verdict.UNPUBLISHED:
@@ -108,7 +113,13 @@ class Reproduction:
     def of(self, table: Table) -> list[Result]:
         return [result for result in self.results if result.table == table.id]
 
-    def counts(self) -> dict[Verdict, int]:
-        """How many published cells came to each verdict."""
-        found = [result.verdict for result in self.results if result.verdict is not Verdict.UNPUBLISHED]
+    def counts(self, table: Table | None = None) -> dict[Verdict, int]:
+        """How many cells that the paper prints or states came to each verdict, in all tables or in one."""
+        results = self.results if table is None else self.of(table)
+        found = [result.verdict for result in results if result.is_published]
         return {verdict: found.count(verdict) for verdict in Verdict if verdict in found}
+
+    @property
+    def derived(self) -> int:
+        """Cells that follow from published ones, and come out with them."""
+        return sum(each.origin == "derived" and each.verdict is Verdict.REPRODUCED for each in self.results)

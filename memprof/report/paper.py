@@ -142,13 +142,16 @@ def summary(found: Reproduction) -> str:
     """What came out, in one sentence."""
     counts = found.counts()
     total = sum(counts.values())
-    said = [f"{counts.get(Verdict.REPRODUCED, 0)} of {total} published cells come out to the last printed digit"]
+    come_out = f"{counts.get(Verdict.REPRODUCED, 0)} of {total}"
+    said = [f"{come_out} cells that the paper prints or states come out to the last digit"]
     words = {
         Verdict.OTHER_UNIT: "in another unit",
         Verdict.NOT_REPRODUCED: "not, with the reason beside",
         Verdict.NOT_RUN: "not run here",
     }
     said += [f"{counts[verdict]} {text}" for verdict, text in words.items() if counts.get(verdict)]
+    if found.derived:
+        said.append(f"{found.derived} derived from them come out too")
     if found.identities:
         holding = sum(each.holds for each in found.identities)
         said.append(f"{holding} of {len(found.identities)} identities among printed cells hold")

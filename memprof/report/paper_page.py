@@ -10,6 +10,7 @@ from memprof.papers.source import Table
 from memprof.report.paper import Grid, failures, grid, identity_lines, summary
 from memprof.report.text import escape
 
+OTHERWISE = (Verdict.OTHER_UNIT, Verdict.NOT_REPRODUCED, Verdict.NOT_RUN)
 MANY = 4
 """rows that are named one by one; of more, a range is told"""
 
@@ -24,6 +25,7 @@ def markdown(found: Reproduction, command: str, picture: str) -> str:
         f"Made by `{command}`. {escape(summary(found))}",
         f"![published against memprof's own figures]({picture})",
         *_section("What no longer comes out", failures(found)),
+        *_section("What holds", what_holds(found)),
         *_section("How the paper counts", conventions(get_counting(paper.counting))),
         *_section("What the real code stores", stored_otherwise(found)),
         *_section("What the printed cells obey among themselves", identity_lines(found)),
@@ -64,8 +66,19 @@ def conventions(counting: Counting) -> list[str]:
     return said
 
 
+def what_holds(found: Reproduction) -> list[str]:
+    """Table by table, how many of the published cells come out."""
+    lines = []
+    for table in found.tables:
+        counts = found.counts(table)
+        said = [f"{counts.get(Verdict.REPRODUCED, 0)} of {sum(counts.values())} cells come out"]
+        said += [f"{counts[verdict]} {verdict}" for verdict in OTHERWISE if counts.get(verdict)]
+        lines.append(f"{table.title}: {', '.join(said)}.")
+    return lines
+
+
 def stored_otherwise(found: Reproduction) -> list[str]:
-    """Column by column, which published sizes are not what the traced code keeps."""
+    """Column by column, which published sizes are counted in another way than the traced code keeps them."""
     lines = []
     for table in found.tables:
         for column in table.columns:
@@ -76,19 +89,20 @@ def stored_otherwise(found: Reproduction) -> list[str]:
 
 
 def _is_apart(result: Result) -> bool:
-    """A size whose trace does not round to what is published."""
-    if result.quantity != "bytes" or result.stored is None or result.value is None or result.published is None:
+    """A size that the trace and the paper's counting give differently, to the printed digits."""
+    if result.quantity != "bytes" or result.stored is None or result.ours is None or result.published is None:
         return False
     decimals = len(result.published.partition(".")[2])
-    return round(result.stored, decimals) != result.value and result.verdict is not Verdict.NOT_RUN
+    return round(result.stored, decimals) != round(result.ours, decimals)
 
 
 def _apart(results: Sequence[Result], unit: str) -> str:
-    pairs = [(each.row, each.value or 0.0, each.stored or 0.0) for each in results]
+    pairs = [(each.row, each.ours or 0.0, each.stored or 0.0) for each in results]
     if len(pairs) <= MANY:
-        return "; ".join(f"{row} {value:g}, stored {stored:.2f} {unit}" for row, value, stored in pairs)
-    ratios = [stored / value for _, value, stored in pairs if value]
-    return f"in {len(pairs)} rows the trace is {min(ratios):.2f} to {max(ratios):.2f} times what is published"
+        return "; ".join(f"{row} counted {counted:.2f}, stored {stored:.2f} {unit}" for row, counted, stored in pairs)
+    low, high = (f"{pick(stored / counted for _, counted, stored in pairs if counted):.2f}" for pick in (min, max))
+    times = low if low == high else f"{low} to {high}"
+    return f"in {len(pairs)} rows the trace finds {times} times what is counted"
 
 
 def _table(found: Reproduction, table: Table) -> Iterator[str]:

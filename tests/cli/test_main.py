@@ -24,15 +24,16 @@ ROOT = Path(__file__).parents[2]
 OPTIONS = {
     "compare": {
         "--accumulation", "--batch", "--batch-size", "--by", "--checkpointing", "--clip-grad-norm", "--counting",
-        "--device", "--dtype", "--fits", "--force", "--json", "--kernels", "--loss-chunks", "--max-fraction", "--measure",
-        "--method", "--model", "--no-measure", "--num-layers", "--output", "--rank", "--resume", "--retry-oom",
-        "--seed", "--seq", "--seq-len", "--steps", "--timeout", "--unit", "--vocab-size", "-o",
+        "--device", "--dtype", "--fits", "--force", "--json", "--kernels", "--loss-chunks", "--max-fraction",
+        "--measure", "--method", "--model", "--no-measure", "--num-layers", "--output", "--rank", "--resume",
+        "--retry-oom", "--seed", "--seq", "--seq-len", "--steps", "--timeout", "--unit", "--vocab-size", "-o",
     },
     "explain": {
-        "method", "--accumulation", "--batch", "--batch-size", "--checkpointing", "--depth", "--dtype", "--json",
-        "--kernels", "--loss-chunks", "--model", "--num-layers", "--rank", "--seq", "--seq-len", "--top", "--unit",
-        "--vocab-size",
+        "method", "--accumulation", "--batch", "--batch-size", "--checkpointing", "--depth", "--dtype", "--force",
+        "--json", "--kernels", "--loss-chunks", "--model", "--num-layers", "--output", "--rank", "--seq", "--seq-len",
+        "--top", "--unit", "--vocab-size", "-o",
     },
+    "report": {"run", "--by", "--fits", "--force", "--html", "--output", "--unit", "-o"},
     "reproduce": {
         "--device", "--force", "--json", "--list", "--no-trace", "--output", "--run", "--steps", "--table", "--trace",
         "-o", "paper",

@@ -19,7 +19,7 @@ Write = Callable[..., Path]
 def test_a_table_on_stdout_and_nothing_on_stderr(memprof_main: Main) -> None:
     done = memprof_main("reproduce", "approximations", "--table", "3", "--no-trace")
     assert done.code == 0 and done.err == ""
-    assert "48 of 48 published cells come out to the last printed digit." in done.out
+    assert "48 of 48 cells that the paper prints or states come out to the last digit." in done.out
     assert "ReLoQRa (T): reproduced" in done.out
     assert "\x1b" not in done.out
 
@@ -75,3 +75,10 @@ def test_a_table_is_measured_where_asked(memprof_main: Main, paper_file: Write) 
     done = memprof_main("reproduce", str(paper_file()), "--no-trace", "--device", "cpu", "--steps", "2")
     assert done.code == 0
     assert f"measured {PARAM_MB:.2f}" in " ".join(done.out.split())
+
+
+def test_the_readme_shows_what_the_program_prints(memprof_main: Main) -> None:
+    done = memprof_main("reproduce", "galore-mini", "--table", "layer")
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    assert "```\nmemprof reproduce --list\nmemprof reproduce galore-mini --table layer\n```" in readme
+    assert f"```\n{done.out.rstrip()}\n```" in readme

@@ -78,7 +78,7 @@ def test_the_page_shows_markup_in_names_as_text(found: Reproduction) -> None:
 def test_the_page_tells_what_the_code_stores_otherwise() -> None:
     found = reproduce(read_paper("approximations"), ["1"])
     page = paper_page.markdown(found, "x", "y.png")
-    assert "GaLore 0.53, stored 0.61 GiB" in page
+    assert "GaLore counted 0.53, stored 0.61 GiB" in page
     assert "The vocabulary has 32,100 tokens." in page
     assert "Not counted: the projector between a gradient and its subspace." in page
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 
 from memprof.record import History, Memory
 from memprof.report.columns import SHORT, size
-from memprof.report.palette import NAMES
+from memprof.report.palette import NAMES, PALETTE
 from memprof.report.rows import Row
 from memprof.units import counted
 
@@ -26,6 +27,37 @@ def phases(history: History) -> list[tuple[str, int, int]]:
         else:
             found.append((name, found[-1][2] if found else 0, event))
     return found
+
+
+def corners(history: History, tolerance: float = 0.005) -> list[int]:
+    """The instants that a drawing needs: without the others no edge of the stack shifts by more than `tolerance` of
+    its height. First, last and worst are among them."""
+    edges = [list(edge) for edge in zip(*map(accumulate, _instants(history)), strict=True)]
+    total = edges[-1]
+    worst = total.index(max(total))
+    kept = sorted({0, worst, len(total) - 1})
+    open_spans, limit = list(pairwise(kept)), tolerance * total[worst]
+    found = set(kept)
+    while open_spans:
+        begin, end = open_spans.pop()
+        between = ((_shift(history, edges, begin, at, end), at) for at in range(begin + 1, end))
+        shift, middle = max(between, default=(0.0, begin))
+        if shift > limit:
+            found.add(middle)
+            open_spans += [(begin, middle), (middle, end)]
+    return sorted(found)
+
+
+def _instants(history: History) -> Iterator[tuple[int, ...]]:
+    """Bytes by category, in the order of the stack, at each instant."""
+    return zip(*(getattr(history, name) for name in PALETTE), strict=True)
+
+
+def _shift(history: History, edges: Sequence[Sequence[int]], begin: int, at: int, end: int) -> float:
+    """How far the edge that moves most is from the straight line between two instants."""
+    first, last = history.event[begin], history.event[end]
+    share = (history.event[at] - first) / (last - first) if last > first else 0.0
+    return max(abs(edge[begin] + share * (edge[end] - edge[begin]) - edge[at]) for edge in edges)
 
 
 def steps(row: Row) -> list[tuple[str, int]]:

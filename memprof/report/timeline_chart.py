@@ -16,7 +16,7 @@ from memprof.report.columns import size
 from memprof.report.describe import models, scenario_line
 from memprof.report.palette import PALETTE
 from memprof.report.rows import Row, featured, make_rows
-from memprof.report.series import phases
+from memprof.report.series import corners, phases
 from memprof.report.style import INK, MUTED, RULE, SMALL
 from memprof.units import UNITS
 
@@ -64,8 +64,9 @@ def _stacks(rows: Sequence[Row]) -> Iterator[dict[str, int]]:
 def _panel(axes: Axes, row: Row, unit: str, most: int) -> None:
     history = _history(row)
     assert history is not None
-    columns = [[nbytes / UNITS[unit] for nbytes in getattr(history, name)] for name in PALETTE]
-    axes.stackplot(history.event, *columns, colors=list(PALETTE.values()), linewidth=0)
+    drawn = corners(history)
+    columns = [[getattr(history, name)[at] / UNITS[unit] for at in drawn] for name in PALETTE]
+    axes.stackplot([history.event[at] for at in drawn], *columns, colors=list(PALETTE.values()), linewidth=0)
     axes.set_xlim(0, history.events or 1)
     axes.set_ylim(0, most / UNITS[unit] * 1.3 or 1)
     axes.locator_params(axis="y", nbins=4)

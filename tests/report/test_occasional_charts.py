@@ -16,11 +16,11 @@ from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 
 from memprof.errors import NothingToDoError
-from memprof.record import Record
+from memprof.record import History, Record
 from memprof.report import charts, files
 from memprof.report.agreement_chart import agreement_figure
 from memprof.report.rows import featured, make_rows
-from memprof.report.series import Pair, lines, phases, steps, verdict
+from memprof.report.series import Pair, corners, lines, phases, steps, verdict
 from memprof.report.sweep_chart import sweep_figure
 from memprof.report.timeline_chart import timeline_figure
 from memprof.report.waterfall_chart import waterfall_figure
@@ -72,6 +72,20 @@ def test_phases_are_the_stretches_between_their_borders(record: Make) -> None:
     trace = record(timeline=True).trace
     assert trace and trace.timeline
     assert phases(trace.timeline) == [("forward", 0, 300), ("backward", 300, 800), ("optimizer", 800, 1000)]
+
+
+def test_a_drawing_leaves_out_only_what_nobody_would_see() -> None:
+    """A ramp of 101 instants with one step of a per cent and one of a tenth of it: the ends and the step remain."""
+    ramp = [10_000 + 100 * instant for instant in range(101)]
+    extra = [200 if instant == 40 else 20 if instant == 70 else 0 for instant in range(101)]
+    zero = (0,) * 101
+    made = History(
+        events=100, event=tuple(range(101)), phase=("forward",) * 101, param=tuple(ramp), grad=zero,
+        optimizer_state=zero, activation=zero, extra=tuple(extra),
+    )  # fmt: skip
+    assert corners(made) == [0, 39, 40, 41, 100]
+    total = np.interp(made.event, [made.event[at] for at in corners(made)], [made.total[at] for at in corners(made)])
+    assert np.abs(total - made.total).max() <= 0.005 * max(made.total)
 
 
 def test_of_many_methods_a_chart_shows_adamw_and_those_that_save_most(record: Make) -> None:

@@ -9,7 +9,7 @@ from memprof.record import History
 from memprof.report.columns import size
 from memprof.report.palette import PALETTE
 from memprof.report.rows import Row
-from memprof.report.series import phases
+from memprof.report.series import corners, phases
 from memprof.units import UNITS
 
 SIDE = 1000
@@ -87,10 +87,11 @@ def _plot(row: Row, history: History, unit: str, top: float, several: bool) -> P
 
 def _areas(history: History, top: float) -> list[Area]:
     """The highest first; a category that is nowhere has none."""
-    across = [round(SIDE * event / (history.events or 1), 1) for event in history.event]
+    drawn = corners(history)
+    across = [round(SIDE * history.event[at] / (history.events or 1), 1) for at in drawn]
     below, areas = [0] * len(across), []
     for name in PALETTE:
-        column = getattr(history, name)
+        column = [getattr(history, name)[at] for at in drawn]
         below = [sum(pair) for pair in zip(below, column, strict=True)]
         if any(column):
             heights = [round(SIDE - SIDE * nbytes / top, 1) for nbytes in below]

@@ -5,13 +5,10 @@ from __future__ import annotations
 from memprof.counting import Counting, get_counting, sequence_activation
 from memprof.instants import LayerCosts, ModelCosts, activation_bytes, backward_walk
 from memprof.method import Footprint, Method, Role, Weight, groups
-from memprof.record import Formula
+from memprof.record import NO_PHASE, Formula
 from memprof.scenario import Scenario
 from memprof.timeline import ACTIVATION, EXTRA, GRAD, OPTIMIZER, OPTIMIZER_STATE, PARAM, REFRESH
 from memprof.walk import Instant
-
-NO_PHASE = "sum"
-"""the phase of a peak that a paper's counting adds up"""
 
 
 def formula(scenario: Scenario, counting: Counting | None = None) -> Formula:

@@ -9,12 +9,14 @@ import pytest
 import torch
 
 from memprof import build_model, get_method
-from memprof.api import plan
+from memprof.api import plan, profile
 from memprof.catalogue import METHODS
 from memprof.counting import APPROXIMATIONS, COUNTINGS, GALORE, MEMPROF, Counting, get_counting
 from memprof.errors import MemprofError
 from memprof.formula import formula
 from memprof.method import BASIS, BLOCK_MEANS, STEP, named_weights
+from memprof.report.captions import HOW_COUNTED, caption
+from memprof.report.rows import make_rows
 from memprof.scenario import Scenario
 
 GIB = 2**30
@@ -112,3 +114,11 @@ def test_an_unknown_convention_is_refused(fields: dict[str, Any], said: str) -> 
 def test_an_unknown_counting_names_those_there_are(name: Any) -> None:
     with pytest.raises(MemprofError, match="unknown counting .*choose from memprof, paper:approximations"):
         get_counting(name)
+
+
+def test_a_table_says_that_a_paper_s_peak_is_a_sum() -> None:
+    record = profile("9m", "adamw", counting="paper:approximations")
+    rows = make_rows([record], by="formula")
+    assert HOW_COUNTED in " ".join(caption(rows, "GiB", ["Peak"]))
+    assert HOW_COUNTED not in " ".join(caption(make_rows([record], by="trace"), "GiB", ["Peak"]))
+    assert "counted as paper:approximations" in caption(rows, "GiB", ["Peak"])[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from memprof.record import NO_PHASE
 from memprof.report.describe import models, scenario_line
 from memprof.report.rows import WITNESSES, Row
 
@@ -14,6 +15,7 @@ HOW_READ = (
     "OS is optimizer state. Param, Grad, OS and Act are read when their phase ends, Extra at the peak, "
     "so they need not add up to Peak."
 )
+HOW_COUNTED = "OS is optimizer state. Categories are counted as that paper counts them, and Peak is their sum: no instant of a step."
 EXPLAINED = {
     "Refresh peak": "Refresh peak: the worst instant of a step that refreshes a subspace or merges an adapter.",
     "vs AdamW": "vs AdamW: the share of AdamW's peak that is saved, negative when heavier.",
@@ -32,7 +34,8 @@ def caption(rows: Sequence[Row], unit: str, headers: Iterable[str]) -> list[str]
     """Paragraphs below a table that has these columns: scenario, source, how to read it, what failed."""
     headers = list(headers)
     explained = [text for name, text in EXPLAINED.items() if any(header.startswith(name) for header in headers)]
-    how = " ".join([HOW_READ, *explained, *weaker(rows), *warm_starts(rows)])
+    summed = any(row.memory is not None and row.memory.peak_phase == NO_PHASE for row in rows)
+    how = " ".join([HOW_COUNTED if summed else HOW_READ, *explained, *weaker(rows), *warm_starts(rows)])
     return [scenario_line([row.record for row in rows]), source(rows, unit), how, *failures(rows)]
 
 

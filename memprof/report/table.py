@@ -17,6 +17,8 @@ from memprof.report.rows import Row, make_rows
 
 GAP = 2  # one space of padding and the box's own divider
 NARROWEST_TEXT = 14  # names fold at this width before a column of numbers is dropped
+LEAST_BAR, MOST_BAR = 12, 32
+"""characters of the longest bar: fewer tell nothing, more are no use"""
 RUNNING = "..."
 _TWO_LINES = ("Refresh peak", "Paper total", "Formula - trace", "Fits ")
 
@@ -33,8 +35,12 @@ class Comparison:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         shown, dropped = self.fit(options.max_width)
+        room = options.max_width - _total([self._width(column) for column in shown]) - GAP
+        bars = min(room, MOST_BAR) if console.is_terminal and room >= LEAST_BAR else 0
         yield Text(captions.title(self.rows, self.unit), style="bold")
-        yield self.table(shown, options.max_width)
+        yield self.table(
+            shown, options.max_width - (bars + GAP if bars else 0), bars, "#" if options.ascii_only else "█"
+        )
         yield Text("\n".join(["", *self._below(shown, dropped)]), style="dim")
 
     @property
@@ -49,8 +55,11 @@ class Comparison:
             shown.remove(min(shown, key=lambda column: column.rank))
         return shown, [column for column in self.columns if column not in shown]
 
-    def table(self, columns: Sequence[Column], width: int) -> Table:
-        """These columns as a rich table of at most `width`: numbers whole, names folded where they must be."""
+    def table(self, columns: Sequence[Column], width: int, bars: int = 0, block: str = "") -> Table:
+        """These columns as a rich table of at most `width`: numbers whole, names folded where they must be.
+
+        Behind them, where `bars` characters are left over, each peak as a bar on its model's scale.
+        """
         table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
         for column, room in zip(columns, self._widths(columns, width), strict=True):
             table.add_column(
@@ -60,16 +69,24 @@ class Comparison:
                 no_wrap=not column.is_text,
                 overflow="fold",
             )
-        self._fill(table, columns)
+        if bars:
+            table.add_column(Text("Peak"), width=bars, no_wrap=True)
+        self._fill(table, columns, bars, block)
         return table
 
-    def _fill(self, table: Table, columns: Sequence[Column]) -> None:
+    def _fill(self, table: Table, columns: Sequence[Column], bars: int, block: str) -> None:
         for number, row in enumerate(self.rows):
             if number and row.model != self.rows[number - 1].model:
                 table.add_section()
-            table.add_row(*(_styled(column, column.cell(row), row) for column in columns))
+            drawn = [Text(block * self._length(row, bars), style="cyan")] if bars else []
+            table.add_row(*(_styled(column, column.cell(row), row) for column in columns), *drawn)
         for name in self.pending:
             table.add_row(*(_running(column, name) for column in columns))
+
+    def _length(self, row: Row, bars: int) -> int:
+        """Characters of a peak's bar; none without a peak, and never none with one."""
+        most = max((other.peak or 0 for other in self.rows if other.model == row.model), default=0)
+        return max(1, round(bars * row.peak / most)) if row.peak and most else 0
 
     def _below(self, shown: Sequence[Column], dropped: Sequence[Column]) -> list[str]:
         lines = captions.caption(self.rows, self.unit, [column.header for column in shown]) if self.rows else []

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import pytest
 from rich.console import Console
+from rich.text import Text
 
 from memprof.record import Record
 from memprof.report.columns import percent, size, speed
@@ -73,6 +74,16 @@ def test_nothing_is_dropped_at_the_natural_width(wide: list[Record]) -> None:
 def test_piped_output_has_no_escape_codes_and_says_the_same(wide: list[Record]) -> None:
     piped, coloured = show(render(wide), 120), show(render(wide), 120, terminal=True)
     assert "\x1b" not in piped and "\x1b[" in coloured
+
+
+def test_a_terminal_with_room_to_spare_shows_bars(record: Make) -> None:
+    """By hand: 10 and 5 GiB on a scale of at most 32 characters; a pipe and a narrow terminal get none."""
+    comparison = render([record("adamw", (2, 2, 4, 1, 1)), record("lora", (2, 0, 0, 2, 1)), record("x", status="oom")])
+    lines = show(comparison, 200, terminal=True).splitlines()
+    drawn = {name: next(line for line in lines if name in line).count("█") for name in ("adamw", "lora")}
+    assert drawn == {"adamw": 32, "lora": 16}
+    assert "█" not in show(comparison, 200) and "█" not in show(comparison, 80, terminal=True)
+    assert all(len(Text.from_ansi(line)) <= 110 for line in show(comparison, 110, terminal=True).splitlines())
 
 
 def test_names_cannot_bring_markup_or_escape_codes(record: Make) -> None:

@@ -15,7 +15,7 @@ HOW_READ = (
     "OS is optimizer state. Param, Grad, OS and Act are read when their phase ends, Extra at the peak, "
     "so they need not add up to Peak."
 )
-HOW_COUNTED = "OS is optimizer state. Categories are counted as that paper counts them, and Peak is their sum: no instant of a step."
+HOW_COUNTED = "OS is optimizer state. All is counted as that paper counts, and Peak is the sum: no instant of a step."
 EXPLAINED = {
     "Refresh peak": "Refresh peak: the worst instant of a step that refreshes a subspace or merges an adapter.",
     "vs AdamW": "vs AdamW: the share of AdamW's peak that is saved, negative when heavier.",

@@ -31,9 +31,9 @@ def _of_group(shared: str, group: Sequence[Record]) -> list[str]:
     """One command where every method has every batch and length, else one for each of these."""
     if len({record.id for record in group}) == _cells(group):
         return [f"{shared}{_varied(group)}"]
-    parts: dict[tuple[Any, ...], list[Record]] = {}
+    parts: dict[tuple[str, ...], list[Record]] = {}
     for record in group:
-        parts.setdefault(tuple(record.scenario.get(key) for key in _SWEPT), []).append(record)
+        parts.setdefault(tuple(_swept(record, key) for key in _SWEPT), []).append(record)
     return [f"{shared}{_varied(part)}" for part in parts.values()]
 
 
@@ -77,7 +77,7 @@ def _place(scenario: Mapping[str, Any], steps: int | None) -> list[str]:
 def _cells(group: Sequence[Record]) -> int:
     cells = len({_method(record.scenario) for record in group})
     for key in _SWEPT:
-        cells *= len({record.scenario.get(key) for record in group})
+        cells *= len({_swept(record, key) for record in group})
     return cells
 
 
@@ -87,16 +87,21 @@ def _varied(group: Sequence[Record]) -> str:
         word for name in dict.fromkeys(_method(record.scenario) for record in group) for word in ("--method", name)
     ]
     for key, default in _SWEPT.items():
-        values = list(dict.fromkeys(record.scenario.get(key, default) for record in group))
-        if values != [default]:
-            words += [_flag(key), ",".join(map(str, values))]
+        values = list(dict.fromkeys(_swept(record, key) for record in group))
+        if values != [str(default)]:
+            words += [_flag(key), ",".join(values)]
     return f" {shlex.join(words)}"
+
+
+def _swept(record: Record, key: str) -> str:
+    return str(record.scenario.get(key, _SWEPT[key]))
 
 
 def _method(scenario: Mapping[str, Any]) -> str:
     """As the command line names a method: with what is not at its default, and its rank."""
     settings = scenario.get("hyperparameters") or {}
-    names = [*(["rank"] if settings.get("rank") is not None else []), *(scenario.get("given") or ())]
+    given = scenario.get("given")
+    names = [*(["rank"] if settings.get("rank") is not None else []), *(given if isinstance(given, list) else [])]
     fields = ",".join(f"{name}={_spelled(settings[name])}" for name in names if name in settings)
     return f"{scenario['method']}:{fields}" if fields else str(scenario["method"])
 

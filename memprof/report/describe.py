@@ -91,6 +91,7 @@ def _settings(record: Record, records: Sequence[Record]) -> list[str]:
     same = [other for other in records if other.method == record.method]
     mine = _hyperparameters(record)
     given = record.scenario.get("given")
+    given = given if isinstance(given, list | tuple) else None  # a file may say anything
     shown = [key for key in mine if _differs(key, same) and (given is None or key == "rank")]
     shown += [key for key in given or () if key in mine and key not in shown]
     return [f"{plain(key)}={spell(mine[key])}" for key in shown]

@@ -106,7 +106,8 @@ def lines(rows: Sequence[Row], key: str) -> list[Line]:
         groups[name].add((_value(row, key) or 0, row.peak or 0))
     alike: dict[tuple[tuple[int, int], ...], list[str]] = defaultdict(list)
     for name, points in groups.items():
-        alike[tuple(sorted(points))].append(name)
+        known = [point for point in points if point[0]]
+        alike[tuple(sorted(known or points))].append(name)
     return [Line(" = ".join(names), points) for points, names in alike.items()]
 
 
@@ -122,7 +123,7 @@ def _value(row: Row, key: str) -> int | None:
     """What a row has of a quantity; None for a rank where the method has none."""
     settings = row.record.scenario.get("hyperparameters") or {}
     value = settings.get("rank") if key == "rank" else row.record.scenario.get(key)
-    return value if isinstance(value, int) else None
+    return value if isinstance(value, int) and value > 0 else None
 
 
 @dataclass(frozen=True, slots=True)

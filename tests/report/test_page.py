@@ -12,6 +12,7 @@ import pytest
 
 from memprof.errors import NothingToDoError
 from memprof.record import Record
+from memprof.report import charts
 from memprof.report.page import html
 from memprof.report.page.bars import stacks, waterfalls
 from memprof.report.page.points import agreement_chart, speed_charts, sweep_charts
@@ -107,6 +108,15 @@ def test_a_page_of_failures_alone_has_their_reasons(record: Make) -> None:
     assert "crashed: no luck" in page and "Through one training step" not in page
     with pytest.raises(NothingToDoError):
         html([], environment={})
+
+
+@pytest.mark.parametrize("rank", [0, -8, None, "x", 2**62, True])
+def test_a_stored_scenario_may_say_anything(record: Make, rank: object) -> None:
+    """A run may have been written by hand: what is no quantity is no point of a sweep, and no error."""
+    ranks = ({"rank": each} for each in (8, 16, rank))
+    records = [record("galore", LIGHT, hyperparameters=each, given=7, batch_size=[rank]) for each in ranks]
+    assert "galore" in html(records, environment={})
+    charts.OCCASIONAL["sweep"](records)
 
 
 def test_the_same_records_make_the_same_page(pair: list[Record]) -> None:

@@ -97,6 +97,11 @@ class Line:
     name: str
     points: tuple[tuple[int, int], ...]
 
+    @property
+    def is_swept(self) -> bool:
+        """Two values at least; two peaks at one value are two shapes under one name."""
+        return len({value for value, _ in self.points}) > 1
+
 
 def lines(rows: Sequence[Row], key: str) -> list[Line]:
     """The rows by their labels without `key`, each along it."""
@@ -116,7 +121,7 @@ def sweeps(rows: Sequence[Row]) -> dict[tuple[str, str], list[Line]]:
     seen = [row for row in rows if row.peak]
     panels = [(model, key) for model in dict.fromkeys(row.model for row in seen) for key in QUANTITIES]
     found = {panel: lines([row for row in seen if row.model == panel[0]], panel[1]) for panel in panels}
-    return {panel: group for panel, group in found.items() if any(len(line.points) > 1 for line in group)}
+    return {panel: group for panel, group in found.items() if any(line.is_swept for line in group)}
 
 
 def _value(row: Row, key: str) -> int | None:

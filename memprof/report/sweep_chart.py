@@ -49,7 +49,7 @@ def _left_out(groups: Iterable[Sequence[Line]]) -> list[str]:
 
 
 def _panel(axes: Axes, group: Sequence[Line], key: str, unit: str) -> None:
-    values = sorted({value for line in group if len(line.points) > 1 for value, _ in line.points})
+    values = sorted({value for line in group if line.is_swept for value, _ in line.points})
     axes.set_xscale("log", base=2)
     axes.set_xticks(values, [str(value) for value in values], minor=False)
     axes.set_xticks([], minor=True)
@@ -59,7 +59,7 @@ def _panel(axes: Axes, group: Sequence[Line], key: str, unit: str) -> None:
         colour = INK if line.name.startswith("adamw") else LINES[number % len(LINES)]
         marker = MARKERS[number % len(MARKERS)]
         peaks = [peak / UNITS[unit] for _, peak in line.points]
-        if len(line.points) > 1:
+        if line.is_swept:
             values_of = [value for value, _ in line.points]
             dashes = (0, (5, 2 * (number % 2)))  # one line shows through another that lies upon it
             axes.plot(values_of, peaks, marker=marker, color=colour, markersize=5.5, linestyle=dashes)

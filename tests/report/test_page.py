@@ -119,6 +119,15 @@ def test_a_stored_scenario_may_say_anything(record: Make, rank: object) -> None:
     charts.OCCASIONAL["sweep"](records)
 
 
+def test_two_shapes_of_one_name_are_no_sweep(record: Make) -> None:
+    """Two config.json of one file name: the same method and rank with two peaks."""
+    shapes = [{"hidden_size": size} for size in (64, 128)]
+    records = [record("galore", (size, 2, 1, 1, 1), hyperparameters={"rank": 8}, shape=each, speed=0.0)
+               for size, each in zip((1, 2), shapes, strict=True)]  # fmt: skip
+    page = html(records, environment={})
+    assert "Memory against what was swept" not in page and "Memory against speed" in page
+
+
 def test_the_same_records_make_the_same_page(pair: list[Record]) -> None:
     assert html(pair, environment={"torch": "2"}) == html(pair, environment={"torch": "2"})
 

@@ -63,7 +63,7 @@ def speed_charts(rows: Sequence[Row], unit: str) -> list[Chart]:
 
 def _speed_chart(model: str, rows: Sequence[Row], unit: str) -> Chart:
     heaviest = max(row.peak or 0 for row in rows) * 1.1
-    fastest = max(row.examples_per_second.high for row in rows if row.examples_per_second) * 1.08
+    fastest = max(row.examples_per_second.high for row in rows if row.examples_per_second) * 1.08 or 1.0
     best = front([(row.peak or 0, row.examples_per_second.median) for row in rows if row.examples_per_second])
     dots = [_speed_dot(row, filled, heaviest, fastest) for row, filled in zip(rows, best, strict=True)]
     stairs = sorted((dot for dot, filled in zip(dots, best, strict=True) if filled), key=lambda dot: dot.x)
@@ -97,20 +97,20 @@ def sweep_charts(rows: Sequence[Row], unit: str) -> list[Chart]:
 
 
 def _sweep_chart(model: str, key: str, group: Sequence[Line], unit: str) -> Chart:
-    values = sorted({value for line in group if len(line.points) > 1 for value, _ in line.points})
+    values = sorted({value for line in group if line.is_swept for value, _ in line.points})
     left, width = math.log(values[0]), math.log(values[-1] / values[0])
     highest = max(peak for line in group for _, peak in line.points) * 1.08
     dots, curves = [], []
     for number, line in enumerate(group):
         look = f"line{number % 8}"
         places = [
-            (4 + 92 * (math.log(value) - left) / width if len(line.points) > 1 else 50.0, 100 - 100 * peak / highest)
+            (4 + 92 * (math.log(value) - left) / width if line.is_swept else 50.0, 100 - 100 * peak / highest)
             for value, peak in line.points
         ]
         path = "L".join(f"{x:.2f} {y:.2f}" for x, y in places)
-        curves.append(Curve(look, f"M{path}" if len(places) > 1 else f"M0 {places[0][1]:.2f}H100", line.name))
+        curves.append(Curve(look, f"M{path}" if line.is_swept else f"M0 {places[0][1]:.2f}H100", line.name))
         for (value, peak), (x, y) in zip(line.points, places, strict=True):
-            at = f" at {QUANTITIES[key].partition(',')[0]} {value}" if len(places) > 1 else ""
+            at = f" at {QUANTITIES[key].partition(',')[0]} {value}" if line.is_swept else ""
             dots.append(Dot(x, y, look, f"{line.name}{at}\npeak {size(peak, unit)} {unit}, {exact(peak)}"))
     across = tuple(Mark(str(value), 4 + 92 * (math.log(value) - left) / width) for value in values)
     return Chart(model, "", QUANTITIES[key], f"peak memory, {unit}", across, _upward(highest / UNITS[unit]),

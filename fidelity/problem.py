@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from memprof.llama import LlamaForCausalLM, build_model
-from memprof.method import Weight, named_weights
+from memprof.method import Method, Weight, named_weights
 from memprof.step import synthetic_batch
 
 Weights = dict[str, Tensor]
@@ -63,6 +63,25 @@ def fed(
         return snapshot(model)
 
     return step
+
+
+def side_by_side(
+    method: Method,
+    reference: Callable[[LlamaForCausalLM], torch.optim.Optimizer],
+    around: Callable[[], AbstractContextManager[None]] = nullcontext,
+) -> tuple[Weights, Trainer, Trainer]:
+    """A method and a public optimizer on the same weights and given gradients, in fp32; `around` as in `fed`."""
+    ours, theirs = small_model(torch.float32), small_model(torch.float32)
+    return snapshot(ours), fed(ours, method.prepare(ours)), fed(theirs, reference(theirs), around)
+
+
+def matrices_apart(model: nn.Module, **projection: Any) -> list[dict[str, Any]]:
+    """Parameter groups as packages that project want them: attention and MLP matrices with settings, and the rest."""
+    pairs = named_weights(model)
+    return [
+        {"params": [p for weight, p in pairs if not weight.is_matrix]},
+        {"params": [p for weight, p in pairs if weight.is_matrix], **projection},
+    ]
 
 
 def trained(model: LlamaForCausalLM, optimizer: torch.optim.Optimizer, names: Sequence[str]) -> Trainer:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 
 import torch
 from torch import nn
 
 from fidelity.compare import Comparison
-from fidelity.problem import Trainer, Weights, fed, small_model, snapshot
+from fidelity.problem import side_by_side
 from fidelity.twins.flora import METHOD
 from memprof.methods.flora import Flora
 
 
-def reference(model: nn.Module, method: Flora) -> torch.optim.Optimizer:
+def reference(method: Flora, model: nn.Module) -> torch.optim.Optimizer:
     from flora_opt.optimizers.torch.flora import Flora as Theirs
 
     optimizer: torch.optim.Optimizer = Theirs(
@@ -31,16 +32,11 @@ def reference(model: nn.Module, method: Flora) -> torch.optim.Optimizer:
     return optimizer
 
 
-def beside(method: Flora) -> tuple[Weights, Trainer, Trainer]:
-    ours, theirs = small_model(torch.float32), small_model(torch.float32)
-    return snapshot(ours), fed(ours, method.prepare(ours)), fed(theirs, reference(theirs, method))
-
-
 def comparison(method: Flora, spec: str, refreshes: int, note: str) -> Comparison:
     return Comparison(
         method=spec,
         oracle="flora-opt",
-        start=lambda: beside(method),
+        start=lambda: side_by_side(method, partial(reference, method)),
         steps=12,
         refreshes=refreshes,
         dtype="fp32",

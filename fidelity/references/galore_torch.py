@@ -5,33 +5,25 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fidelity.compare import Comparison
-from fidelity.problem import Trainer, Weights, fed, one_sign_rule, signed, small_model, snapshot
+from fidelity.problem import matrices_apart, one_sign_rule, side_by_side, signed
 from fidelity.twins.galore import METHOD
 from fidelity.twins.galore_sides import ADAFACTOR
-from memprof.method import named_weights
 from memprof.methods.galore import GaLore
 
 
-def reference(model: nn.Module, method: GaLore) -> torch.optim.Optimizer:
+def reference(method: GaLore, model: nn.Module) -> torch.optim.Optimizer:
     import galore_torch
 
-    pairs = named_weights(model)
-    projection = {
-        "rank": method.rank,
-        "update_proj_gap": method.update_gap,
-        "scale": method.scale,
-        "proj_type": method.side,
-    }
-    groups = [
-        {"params": [p for weight, p in pairs if not weight.is_matrix]},
-        {"params": [p for weight, p in pairs if weight.is_matrix], **projection},
-    ]
+    groups = matrices_apart(
+        model, rank=method.rank, update_proj_gap=method.update_gap, scale=method.scale, proj_type=method.side
+    )
     settings: dict[str, Any] = {"lr": method.lr, "weight_decay": method.weight_decay}
     if method.inner == "adafactor":
         settings |= {"beta1": method.beta1, "relative_step": False, "scale_parameter": False}
@@ -56,17 +48,12 @@ def signs_on_both_sides() -> Iterator[None]:
         torch.linalg.svd = svd
 
 
-def beside(method: GaLore, around: Callable[[], AbstractContextManager[None]]) -> tuple[Weights, Trainer, Trainer]:
-    ours, theirs = small_model(torch.float32), small_model(torch.float32)
-    return snapshot(ours), fed(ours, method.prepare(ours)), fed(theirs, reference(theirs, method), around)
-
-
 def comparison(settings: str, method: GaLore, sign_rule: Callable[[], AbstractContextManager[None]]) -> Comparison:
     return Comparison(
         method=f"galore:{settings}rank=8,update_gap=3",
         oracle="galore-torch",
-        start=lambda: beside(method, sign_rule),
-        without_sign_rule=lambda: beside(method, nullcontext),
+        start=lambda: side_by_side(method, partial(reference, method), sign_rule),
+        without_sign_rule=lambda: side_by_side(method, partial(reference, method), nullcontext),
         steps=12,
         refreshes=4,
         dtype="fp32",

@@ -156,6 +156,12 @@ def test_areas_stack_to_the_peak(pair: list[Record]) -> None:
     assert "grad" not in [area.look for area in second.areas], "what is nowhere has no area"
 
 
+def test_adamw_stands_above_another_method(record: Make) -> None:
+    records = [record(name, timeline=True, batch_size=size) for size in (1, 2) for name in ("lora", "adamw")]
+    names = [plot.name for plot in plots(make_rows(records), "GiB")]
+    assert names == ["adamw batch_size=1", "lora batch_size=1", "lora batch_size=2", "adamw batch_size=2"]
+
+
 @pytest.mark.parametrize(
     ("highest", "values"),
     [(12.3, [0, 5, 10]), (1.0, [0, 0.5, 1]), (0.17, [0, 0.05, 0.1, 0.15]), (0, [0]), (96, [0, 20, 40, 60, 80])],

@@ -59,12 +59,13 @@ class Plot:
 
 
 def plots(rows: Sequence[Row], unit: str) -> list[Plot]:
-    """Every record that keeps its timeline, on one scale for each model; AdamW first."""
+    """Every record that keeps its timeline, on one scale for each model; first an AdamW, then what is not AdamW."""
     kept = [(row, row.record.trace.timeline) for row in rows if row.record.trace and row.record.trace.timeline]
     most: dict[str, int] = {}
     for row, history in kept:
         most[row.model] = max(most.get(row.model, 1), *history.total)
-    ordered = sorted(kept, key=lambda pair: not pair[0].is_baseline)
+    first = next((row for row, _ in kept if row.is_baseline), None)
+    ordered = sorted(kept, key=lambda pair: 0 if pair[0] is first else 2 if pair[0].is_baseline else 1)
     several = len(most) > 1
     return [_plot(row, history, unit, most[row.model] * HEADROOM, several) for row, history in ordered]
 

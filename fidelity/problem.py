@@ -26,7 +26,7 @@ def small_model(dtype: torch.dtype = torch.float64) -> LlamaForCausalLM:
     return build_model("9m", dtype=dtype, num_layers=1, vocab_size=VOCABULARY)
 
 
-def gradient(shape: Sequence[int], seed: int, dtype: torch.dtype) -> Tensor:
+def gradient(shape: Sequence[int], seed: int, dtype: torch.dtype = torch.float32) -> Tensor:
     """A gradient whose singular values fall like 0.8^i, so that its top subspace is well defined."""
     generator = torch.Generator().manual_seed(seed)
     g = torch.randn(*shape, generator=generator, dtype=torch.float64)

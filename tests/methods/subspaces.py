@@ -2,37 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
 import pytest
-import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from fidelity.problem import gradient
 from memprof.method import Footprint, Method, Weight, named_weights
 from memprof.methods.parts.projection import top_subspace
-
-
-def gradient(shape: Sequence[int], seed: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    """A gradient whose singular values fall like 0.8^i, so that its top subspace is well defined."""
-    generator = torch.Generator().manual_seed(seed)
-    g = torch.randn(*shape, generator=generator, dtype=torch.float64)
-    if len(shape) == 2:
-        u, _, vh = torch.linalg.svd(g, full_matrices=False)
-        g = u @ torch.diag(0.8 ** torch.arange(u.shape[1], dtype=torch.float64)) @ vh
-    return g.to(dtype)
 
 
 def set_gradients(model: nn.Module, seed: int) -> None:
     for i, p in enumerate(model.parameters()):
         p.grad = gradient(p.shape, 1000 * seed + i, p.dtype)
-
-
-def signed(vectors: Tensor) -> Tensor:
-    """Each column with its largest entry positive."""
-    return torch.stack([v * v[v.abs().argmax()].sign() for v in vectors.unbind(1)], dim=1)
 
 
 def footprints(method: Method, model: nn.Module) -> list[tuple[Weight, nn.Parameter, Footprint]]:

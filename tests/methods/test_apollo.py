@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from fidelity.problem import gradient
 from memprof.api import plan
 from memprof.errors import MemprofError
 from memprof.formula import formula
@@ -20,7 +21,7 @@ from memprof.methods.parts.gradient_scaling import limited
 from memprof.methods.parts.random_projection import draw_, next_seed
 from memprof.trace import trace
 from tests.methods.models import set_meta_gradients, stepped, tiny, weight_named
-from tests.methods.subspaces import Calls, gradient, set_gradients
+from tests.methods.subspaces import Calls, set_gradients
 
 METHOD = Apollo(rank=8, update_gap=3, lr=0.01, betas=(0.8, 0.95), weight_decay=0.1)
 DTYPES = [torch.float32, torch.bfloat16]

@@ -7,6 +7,7 @@ import dataclasses
 import pytest
 import torch
 
+from fidelity.problem import gradient
 from memprof.errors import MemprofError
 from memprof.ledger import Ledger
 from memprof.llama import build_model
@@ -14,7 +15,7 @@ from memprof.method import Role, Weight, named_weights
 from memprof.methods.fira import Fira
 from memprof.methods.galore import GaLore
 from tests.methods.models import one_matrix, set_meta_gradients, stepped, tiny
-from tests.methods.subspaces import Calls, gradient, set_gradients
+from tests.methods.subspaces import Calls, set_gradients
 
 METHOD = Fira(rank=4, update_gap=3, lr=0.01, betas=(0.8, 0.95), eps=1e-6)
 SHAPES = {"tall": (12, 7), "wide": (7, 12), "square": (9, 9)}

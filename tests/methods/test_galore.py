@@ -11,12 +11,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from fidelity.problem import gradient, signed
 from memprof.method import named_weights
 from memprof.methods.galore import GaLore
 from memprof.methods.parts import sides
 from memprof.methods.parts.projection import top_subspace
 from tests.methods.models import stepped, tiny, weight_named
-from tests.methods.subspaces import gradient, refreshed_steps, set_gradients, signed
+from tests.methods.subspaces import refreshed_steps, set_gradients
 
 METHOD = GaLore(rank=8, update_gap=3, scale=0.25, lr=0.01, betas=(0.8, 0.95), weight_decay=0.1)
 SHAPES = {"tall": (12, 7), "wide": (7, 12), "square": (9, 9)}

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from fidelity.problem import gradient, signed
 from memprof.method import named_weights
 from memprof.methods.adam_mini import AdamMini
 from memprof.methods.galore_mini import GaLoreMini
@@ -17,7 +18,7 @@ from memprof.methods.parts import galore_mini_optimizer
 from memprof.methods.parts.galore_mini_optimizer import GaLoreMiniOptimizer
 from memprof.methods.parts.lazy import LazyRefresh
 from tests.methods.models import HEADS, one_matrix, set_meta_gradients, the_state, tiny, weight_named
-from tests.methods.subspaces import gradient, refreshed_steps, set_gradients, signed
+from tests.methods.subspaces import refreshed_steps, set_gradients
 
 METHOD = GaLoreMini(rank=8, update_gap=3, scale=0.25, lr=0.01, betas=(0.8, 0.95), weight_decay=0.1)
 DTYPES = [torch.float32, torch.bfloat16]

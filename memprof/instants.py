@@ -15,7 +15,7 @@ from memprof.method import Footprint, Role
 from memprof.scenario import Scenario
 from memprof.sizes import FP32, Sizes
 from memprof.timeline import ACTIVATION, BACKWARD, EXTRA, FORWARD, GRAD, OPTIMIZER_STATE, PARAM
-from memprof.walk import LinearWalk, Walk
+from memprof.walk import Forward, LinearWalk, Walk
 
 LayerCosts = dict[Role, Footprint]
 
@@ -56,8 +56,7 @@ def _saved(sizes: Sizes, cost: Footprint) -> int:
 class Backward:
     """Loss and backward of one micro-batch, point by point.
 
-    A checkpointed layer is run again when the first of its operations asks for what it saved. That forward stops at the
-    last tensor to be saved, and the backward which begins there takes more than any instant before it.
+    A checkpointed layer is run again when the first of its operations asks for what it saved.
     """
 
     walk: Walk
@@ -114,9 +113,29 @@ class Backward:
         at("lm_head freed", extra=-s.logits, activation=-s.hidden)
 
     def recompute(self, name: str, costs: LayerCosts) -> None:
-        """A layer's activations beyond its input, made in backward: extra, as all that forward did not leave."""
+        """A layer's forward again, up to the last tensor that it saves. Its input is there; the rest is extra.
+
+        Between its linear layers it holds less than the backward that follows, and so do they, but for a method's own.
+        """
+        s, at = self.sizes, self.walk.at
         self.walk.saved_as = EXTRA
-        self.walk.at(name, activation=_layer_bytes(self.sizes, costs) - self.sizes.hidden)
+        copied = 0 if s.expanded == s.key else 2 * s.key  # attention has copies; the layer's own k and v go with it
+        at(f"{name} norm", activation=s.rstd + s.hidden)
+        for role, size in ((Role.Q, s.query), (Role.K, s.key), (Role.V, s.key)):
+            self.run_again(name, role, costs, size, size)
+        at(f"{name} attention", activation=s.query + s.lse + 2 * (s.expanded - s.key) + copied)
+        self.run_again(name, Role.O, costs, s.hidden, s.hidden - copied)
+        at(f"{name} mlp norm", activation=s.rstd + s.hidden)
+        for role in (Role.GATE, Role.UP):
+            self.run_again(name, role, costs, s.mlp, 2 * s.mlp)
+        self.run_again(name, Role.DOWN, costs, s.hidden, 0)
+
+    def run_again(self, name: str, role: Role, costs: LayerCosts, output: int, saved: int) -> None:
+        """A linear layer's forward; `saved` is of its output and what follows from it up to the next one."""
+        cost = costs[role]
+        if isinstance(cost.backward, Forward):
+            cost.backward.forward(self.layer(f"{name} {role}_proj", cost, output, 0))
+        self.walk.at(f"{name} {role}_proj", activation=saved + _saved(self.sizes, cost))
 
     def norm(self, name: str, cost: Footprint, extra: int, saved: int, kept: int = 0) -> None:
         """Afterwards go its output's gradient, of which `extra` was made in backward, what it `saved`, and `kept`."""
@@ -164,7 +183,13 @@ class Backward:
         self, name: str, cost: Footprint, grad_output: int, grad_input: int, frees: int = 0, joins: bool = False
     ) -> None:
         """Backward of a linear layer, plain or a method's own: see `LinearWalk` for what the numbers are."""
-        layer = LinearWalk(
+        layer = self.layer(name, cost, grad_output, grad_input, frees, joins)
+        (cost.backward or LinearWalk.plain)(layer)
+
+    def layer(
+        self, name: str, cost: Footprint, grad_output: int, grad_input: int, frees: int = 0, joins: bool = False
+    ) -> LinearWalk:
+        return LinearWalk(
             walk=self.walk,
             name=name,
             tokens=self.sizes.tokens,
@@ -176,7 +201,6 @@ class Backward:
             frees=frees,
             joins=joins,
         )
-        (cost.backward or LinearWalk.plain)(layer)
 
     def rotary(self, name: str, size: int) -> None:
         """Beside the incoming gradient: its two products and half of it negated, then their sum in its place."""

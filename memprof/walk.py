@@ -7,6 +7,7 @@ of its own there, it tells with it how autograd goes back through that layer.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
 
 from memprof.timeline import ACTIVATION, BACKWARD, EXTRA, GRAD
 
@@ -135,3 +136,11 @@ class LinearWalk:
         self.walk.gradients(self.name, self.grad, self.grad_input, self.update)
         self.at("freed", extra=-self.grad_output, activation=-self.frees - self.saved)
         self.join()
+
+
+@runtime_checkable
+class Forward(Protocol):
+    """The backward of a layer whose forward takes scratch: it counts where checkpointing runs the layer once more."""
+
+    def forward(self, layer: LinearWalk) -> None:
+        """Pass through the layer's forward; `layer.grad_output` bytes is also what its output takes."""

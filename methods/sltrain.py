@@ -81,6 +81,9 @@ class DenseBackward:
         layer.join()
         layer.at("gradients added", extra=-pending)
 
+    def forward(self, layer: LinearWalk) -> None:
+        layer.walk.passing(layer.name, self.weight + layer.grad_output)
+
 
 class SLTrainLinear(nn.Module):
     """y = ((alpha / R) B A + scatter(i, v)) x, in the place of a linear layer whose weight goes."""

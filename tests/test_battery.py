@@ -5,6 +5,7 @@ A method enters by being in the catalogue, and what it needs differently is data
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,7 +20,7 @@ from memprof.llama import build_model
 from memprof.method import named_weights
 from memprof.record import Formula, Trace
 from memprof.scenario import Scenario
-from memprof.shapes import LlamaShape
+from memprof.shapes import LlamaShape, get_shape
 from memprof.step import prepare, request_refresh, train_step
 from memprof.timeline import CATEGORIES
 from memprof.trace import booked_step, trace
@@ -154,6 +155,32 @@ odd_scenarios = pytest.mark.parametrize(
 def test_formula_is_the_trace_on_odd_scenarios(fields: dict[str, Any], name: str) -> None:
     for kernels, dtype in (("cpu", "bf16"), ("cuda", "fp32")):
         assert_formula_is_trace(scenario(name, kernels=kernels, dtype=dtype, **fields))
+
+
+NARROW: dict[str, tuple[str, str, dict[str, Any], dict[str, Any]]] = {
+    "loqt": ("cuda", "fp32", {"hidden_size": 128, "num_key_value_heads": 1, "head_dim": 64, "intermediate_size": 16},
+             {"batch_size": 2, "seq_len": 16}),
+    "loqt:iterations=0": ("cuda", "fp32", {"hidden_size": 16, "num_attention_heads": 1, "num_key_value_heads": 1,
+                                           "head_dim": 8, "intermediate_size": 8}, {"batch_size": 4, "seq_len": 64}),
+    "mora": ("cuda", "bf16", {"hidden_size": 256, "num_key_value_heads": 2, "head_dim": 64, "intermediate_size": 256},
+             {"batch_size": 8, "seq_len": 128}),
+    "mora:grouping=sharing": ("cuda", "fp32", {"hidden_size": 16, "num_attention_heads": 1, "num_key_value_heads": 1,
+                                               "head_dim": 16, "intermediate_size": 16},
+                              {"batch_size": 4, "seq_len": 64}),
+    "q-galore:inner=adamw,proj_bits=8,group_size=100": (
+        "cuda", "bf16", {"hidden_size": 64, "num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 16,
+                         "intermediate_size": 32}, {"batch_size": 4, "seq_len": 64, "accumulation": 2}),
+}  # fmt: skip
+"""where running a layer again takes more than its backward: an MLP as narrow as attention, or narrower"""
+
+
+@pytest.mark.parametrize("name", NARROW)
+def test_formula_is_the_trace_where_a_checkpointed_layers_forward_is_the_worst(name: str) -> None:
+    kernels, dtype, sizes, fields = NARROW[name]
+    shape = dataclasses.replace(get_shape("9m", vocab_size=16, num_layers=2), **sizes)
+    plain = scenario("adamw", kernels=kernels, dtype=dtype, checkpointing=True, **fields)
+    method = get_method(name).bind(shape.weights(plain.itemsize))
+    assert_formula_is_trace(dataclasses.replace(plain, shape=shape, method=method))
 
 
 @pytest.mark.parametrize(

@@ -122,6 +122,9 @@ class IntegerBackward:
         layer.join()
         layer.at("gradient added", extra=-pending)
 
+    def forward(self, layer: LinearWalk) -> None:
+        layer.walk.passing(layer.name, self.weight + layer.grad_output)
+
 
 @dataclass(frozen=True, slots=True)
 class WeightStore:

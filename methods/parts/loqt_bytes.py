@@ -51,6 +51,17 @@ class QuantisedBackward:
         layer.join()
         layer.at("gradients added", extra=-pending)
 
+    def forward(self, layer: LinearWalk) -> None:
+        name, output, walk = layer.name, layer.grad_output, layer.walk
+        walk.passing(f"{name} W dequantised", self.weight + self.from_weight)
+        if walk.refreshing:
+            walk.passing(f"{name} projection dequantised", self.weight + self.projection + self.from_projection)
+            walk.passing(f"{name} merged W quantised", self.weight + self.stored + self.to_weight)
+        walk.passing(name, self.weight + output)
+        if not walk.refreshing:
+            hidden = layer.tokens * self.hidden
+            walk.passing(f"{name} projection", output + self.projection + max(self.from_projection, hidden))
+
 
 def update_bytes(weight: Weight, rank: int, iterations: int) -> int:
     """The worst instant of `LoQTLinear.update`; e is the itemsize, w = 4 bytes (8 for fp64), f = e R L the factor,

@@ -86,6 +86,10 @@ class SquareBackward:
         layer.join()
         at("gradients added", extra=-pending)
 
+    def forward(self, layer: LinearWalk) -> None:
+        compressed = layer.tokens * (max(self.copy, self.grad_u) + self.u)  # S u is as wide as its gradient
+        layer.walk.passing(layer.name, layer.grad_output + compressed)
+
 
 class MoRALinear(nn.Module):
     """y = W x + decompress(S compress(x)), in the place of a linear layer whose W it keeps, frozen."""

@@ -33,7 +33,7 @@ def inputs(dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
 
 def off(seen: Tensor | None, expected: Tensor | None) -> float:
     assert seen is not None and expected is not None
-    return float((seen - expected).norm() / expected.norm())
+    return float((seen - expected).detach().norm() / expected.detach().norm())
 
 
 @chunked

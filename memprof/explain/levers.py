@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, cast
 
 from memprof.catalogue import METHODS, get_method
-from memprof.errors import UnsupportedError
+from memprof.errors import MemprofError
 from memprof.explanation import Lever
 from memprof.formula import formula
 from memprof.method import Method
@@ -93,7 +93,7 @@ def _value(value: object) -> str:
 def _built(scenario: Scenario, **changed: Any) -> Scenario | None:
     try:
         return replace(scenario, **changed)
-    except UnsupportedError:
+    except MemprofError:
         return None
 
 

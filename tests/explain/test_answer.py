@@ -191,3 +191,15 @@ def test_a_method_of_ones_own_is_explained() -> None:
 def test_the_document_gives_the_same_bytes() -> None:
     one, other = (explained(get_method("galore"), depth=3) for _ in range(2))
     assert one.document({}, "said") == other.document({}, "said")
+
+
+@pytest.mark.parametrize(
+    ("fields", "impossible"),
+    [({"clip_grad_norm": 1.0}, "updates inside backward"), ({"loss_chunks": 32}, "half the micro-batch")],
+)
+def test_a_lever_that_a_scenario_cannot_have_is_left_out(fields: dict[str, Any], impossible: str) -> None:
+    """No gradient is left to clip, or fewer tokens than pieces of the loss."""
+    (change,) = (change for change in CHANGES if change.name == impossible)
+    case = scenario("galore:rank=4", **fields)
+    assert change.apply(scenario("galore:rank=4")) is not None
+    assert change.apply(case) is None

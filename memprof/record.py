@@ -38,6 +38,10 @@ class Memory:
     refresh_peak: int | None = None
     """the worst instant of a step that refreshes or merges; None for a method without periodic work"""
 
+    def peak_change(self, before: Memory) -> dict[str, int]:
+        """Category to the bytes by which this peak is above that of `before`; they sum to the peaks' difference."""
+        return {name: nbytes - before.peak_by_category[name] for name, nbytes in self.peak_by_category.items()}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Formula(Memory):

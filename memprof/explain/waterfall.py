@@ -18,8 +18,9 @@ def waterfall(before: Record, after: Record) -> list[tuple[str, int]]:
     pair = shared_witness(before, after)
     if pair is None:
         return []
-    one, other = (memory.peak_by_category for memory in pair)
-    return [(name, other[name] - one[name]) for name in CATEGORIES]
+    one, other = pair
+    changes = other.peak_change(one)
+    return [(name, changes[name]) for name in CATEGORIES]
 
 
 def shared_witness(before: Record, after: Record) -> tuple[Memory, Memory] | None:

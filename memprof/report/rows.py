@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from memprof.errors import MemprofError
 from memprof.record import Interval, Memory, Record
 from memprof.report.describe import BASELINE, labels, plain
-from memprof.timeline import CATEGORIES
 
 TOO_SMALL = 2**30 // 100
 """a peak below this is nothing but "0.01" or less in GiB"""
@@ -54,7 +53,7 @@ class Row:
         if self.baseline is None or self.saving_by is None:
             return None
         mine, theirs = getattr(self.record, self.saving_by), getattr(self.baseline, self.saving_by)
-        return {name: mine.peak_by_category.get(name, 0) - theirs.peak_by_category.get(name, 0) for name in CATEGORIES}
+        return dict(mine.peak_change(theirs))
 
     @property
     def paper_total(self) -> int | None:

@@ -7,11 +7,11 @@ tables in memprof/papers/ hold them against every printed cell.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from memprof.errors import MemprofError, shown
-from memprof.method import BASIS, BLOCK_MEANS, STEP
+from memprof.method import BASIS, BLOCK_MEANS, STEP, Footprint, Weight
 from memprof.shapes import LlamaShape
 
 PARTS = {
@@ -22,6 +22,7 @@ PARTS = {
 """the parts of an optimizer's state that papers count in different ways, and what they are"""
 PARAMS = ("stored", "trainable", "model and trainable")
 ACTIVATIONS = ("kept", "one sequence", "none")
+GRADS = ("kept", "none")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,8 +32,10 @@ class Counting:
     vocab_size: int | None = None
     """the vocabulary of the paper's models, where it is not that of the named shapes"""
     params: str = "stored"
-    """stored: all; trainable: what has a gradient; model and trainable: where weights are frozen, those of the plain
-    model and all that has a gradient, so that trained embeddings, head and norms count twice"""
+    """stored: all; trainable: all but what is frozen; model and trainable: where the plain weights are kept, frozen,
+    beside adapters, the plain model and all that is trained, so that trained embeddings, head and norms count twice"""
+    grads: str = "kept"
+    """kept: those alive when backward returns; none: left out"""
     parts: Mapping[str, float] = field(default_factory=dict)
     """the share at which a part of the optimizer state is counted: 0 leaves it out, 0.5 counts bf16 at 8 bits"""
     activation: str = "kept"
@@ -40,36 +43,35 @@ class Counting:
     tokens, L layers, hidden size h, a heads (Korthikanti et al. 2022, arXiv:2205.05198, without its dropout masks)"""
     largest_tensor: bool = False
     """the extra memory is that of the largest weight, and not what the worst instant has"""
+    sums: bool = False
+    """categories are added up, and there are no instants: the sum stands where a peak would"""
 
     def __post_init__(self) -> None:
-        for name, allowed in (("params", PARAMS), ("activation", ACTIVATIONS)):
+        for name, allowed in (("params", PARAMS), ("grads", GRADS), ("activation", ACTIVATIONS)):
             if getattr(self, name) not in allowed:
                 raise MemprofError(
                     f"counting: {name} {getattr(self, name)!r} is unknown; choose from {', '.join(allowed)}"
                 )
+        plain = (self.params, self.grads, self.activation, self.largest_tensor) == ("stored", "kept", "kept", False)
+        if not (self.sums or plain):
+            raise MemprofError("counting: only a sum leaves categories out or counts them otherwise; add sums = true")
         for part, share in self.parts.items():
             if part not in PARTS:
                 raise MemprofError(f"counting: part {shown(part)!r} is unknown; choose from {', '.join(PARTS)}")
             if not 0 <= share <= 1:
                 raise MemprofError(f"counting: {part} at {share} is out of range; a share lies between 0 and 1")
 
-    @property
-    def is_a_sum(self) -> bool:
-        """Whether this convention sums categories, and so knows no instants."""
-        return self != MEMPROF
+    def state(self, cost: Footprint) -> int:
+        """Bytes of a weight's optimizer state as they are counted."""
+        return cost.optimizer_state - sum(n - round(n * self.parts.get(part, 1)) for part, n in cost.parts.items())
 
-    def left_out(self, parts: Mapping[str, int]) -> int:
-        """Bytes of the parts of an optimizer state that are not counted."""
-        return sum(nbytes - round(nbytes * self.parts.get(part, 1)) for part, nbytes in parts.items())
-
-    def param(self, stored: int, plain: int, trainable: int) -> int:
-        """Bytes of parameters: of all that are stored, of the plain model's, of those that have a gradient."""
-        freezes = trainable < stored
-        return {
-            "stored": stored,
-            "trainable": trainable,
-            "model and trainable": plain + trainable if freezes else stored,
-        }[self.params]
+    def param(self, costs: Sequence[tuple[Weight, Footprint]]) -> int:
+        """Bytes of parameters of weights that cost so much."""
+        stored, frozen = sum(cost.param for _, cost in costs), sum(cost.frozen for _, cost in costs)
+        if self.params == "trainable":
+            return stored - frozen
+        twice = self.params == "model and trainable" and any(cost.frozen >= weight.nbytes for weight, cost in costs)
+        return stored + (sum(weight.nbytes for weight, cost in costs if not cost.frozen) if twice else 0)
 
 
 def sequence_activation(shape: LlamaShape, seq_len: int) -> int:
@@ -80,10 +82,20 @@ def sequence_activation(shape: LlamaShape, seq_len: int) -> int:
 
 MEMPROF = Counting()
 APPROXIMATIONS = Counting(
-    vocab_size=32_100, parts={BASIS: 0.0, STEP: 0.0}, activation="one sequence", largest_tensor=True
+    sums=True,
+    vocab_size=32_100,
+    parts={BASIS: 0.0, STEP: 0.0},
+    activation="one sequence",
+    largest_tensor=True,
 )
-GALORE = Counting(params="model and trainable", parts={STEP: 0.0}, activation="none")
-GALORE_MINI = Counting(params="model and trainable", parts={BLOCK_MEANS: 0.0, STEP: 0.0}, activation="none")
+GALORE = Counting(sums=True, params="model and trainable", grads="none", parts={STEP: 0.0}, activation="none")
+GALORE_MINI = Counting(
+    sums=True,
+    params="model and trainable",
+    grads="none",
+    parts={BLOCK_MEANS: 0.0, STEP: 0.0},
+    activation="none",
+)
 COUNTINGS: dict[str, Counting] = {
     "memprof": MEMPROF,
     "paper:approximations": APPROXIMATIONS,

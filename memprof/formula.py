@@ -18,21 +18,26 @@ def formula(scenario: Scenario, counting: Counting | None = None) -> Formula:
     weights = scenario.weights()
     method = scenario.method.bind(weights)
     costs = [method.formula(weight) for weight in weights]
-    if counting.is_a_sum:
-        return _sum(scenario, counting, weights, costs, method.shared())
-    held = {
-        PARAM: sum(cost.param for cost in costs),
-        OPTIMIZER_STATE: sum(cost.optimizer_state for cost in costs) + method.shared(),
+    counted = {
+        PARAM: counting.param(list(zip(weights, costs, strict=True))),
+        GRAD: 0 if method.updates == "backward" or counting.grads == "none" else sum(cost.grad for cost in costs),
+        OPTIMIZER_STATE: sum(map(counting.state, costs)) + method.shared(),
     }
+    return (_sum if counting.sums else _step)(scenario, counting, method, costs, counted)
+
+
+def _step(
+    scenario: Scenario, counting: Counting, method: Method, costs: list[Footprint], counted: dict[str, int]
+) -> Formula:
+    """The real step: what each phase leaves, and its worst instant."""
+    weights = scenario.weights()
+    held = {PARAM: counted[PARAM], OPTIMIZER_STATE: counted[OPTIMIZER_STATE]}
     laid_out = lay_out(weights, costs)
     scratch = update_scratch(method, weights, costs)
     worst = _worst(scenario, held, laid_out, scratch, OPTIMIZER)
     activation = activation_bytes(scenario, laid_out)
-    grad = 0 if method.updates == "backward" else sum(cost.grad for cost in costs)
     return Formula(
-        param=held[PARAM],
-        grad=grad,
-        optimizer_state=held[OPTIMIZER_STATE],
+        **counted,
         activation=activation,
         extra=worst.by_category[EXTRA],
         peak=worst.nbytes,
@@ -41,22 +46,18 @@ def formula(scenario: Scenario, counting: Counting | None = None) -> Formula:
         peak_at=worst.name,
         steady=sum(held.values()),
         refresh_peak=_refresh_peak(scenario, held, laid_out, scratch, costs),
-        total=sum(held.values()) + grad + activation + max(weight.nbytes for weight in weights),
+        total=sum(counted.values()) + activation + max(weight.nbytes for weight in weights),
     )
 
 
-def _sum(scenario: Scenario, counting: Counting, weights: list[Weight], costs: list[Footprint], shared: int) -> Formula:
+def _sum(
+    scenario: Scenario, counting: Counting, method: Method, costs: list[Footprint], counted: dict[str, int]
+) -> Formula:
     """A paper's accounting: categories counted its way and added up, which stands where a peak would."""
-    plain, largest = sum(weight.nbytes for weight in weights), max(weight.nbytes for weight in weights)
-    grad = sum(cost.grad for cost in costs)
-    state = sum(cost.optimizer_state - counting.left_out(cost.parts) for cost in costs)
-    counted = {
-        PARAM: counting.param(sum(cost.param for cost in costs), plain, grad),
-        GRAD: grad,
-        OPTIMIZER_STATE: state + shared,
-        ACTIVATION: _counted_activation(scenario, counting, lay_out(weights, costs)),
-        EXTRA: largest if counting.largest_tensor else 0,
-    }
+    weights = scenario.weights()
+    largest = max(weight.nbytes for weight in weights) if counting.largest_tensor else 0
+    activation = _counted_activation(scenario, counting, lay_out(weights, costs))
+    counted = counted | {ACTIVATION: activation, EXTRA: largest}
     total = sum(counted.values())
     return Formula(
         **counted,

@@ -136,6 +136,8 @@ class Footprint:
     """tensors, each with a gradient, that are trained in the weight's place"""
     refresh_grad: int | None = None
     """`grad` in such a step, where it is another: a full-rank gradient, to take a new subspace from"""
+    frozen: int = 0
+    """bytes of `param` that no update ever changes: a plain weight beside its adapters, positions of sparse values"""
     parts: Mapping[str, int] = field(default_factory=dict)
     """bytes of `optimizer_state` by name, of what papers count in different ways: BASIS, BLOCK_MEANS, STEP"""
 

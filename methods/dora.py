@@ -165,6 +165,7 @@ class DoRA(LoRA):
         trained = factor_bytes(weight, rank) + rows * e
         return Footprint(
             param=weight.nbytes + trained + rows * max(NORM_ITEMSIZE, e),
+            frozen=weight.nbytes + rows * max(NORM_ITEMSIZE, e),
             grad=trained,
             optimizer_state=2 * trained + 3 * STEP_BYTES,
             trained=3,

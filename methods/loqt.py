@@ -145,6 +145,7 @@ class LoQT(RankedMethod):
         low, factor = rank * min(weight.shape), rank * max(weight.shape) * e
         return Footprint(
             param=nf4.nbytes(numel) + nf4.nbytes(low) + factor + e,
+            frozen=nf4.nbytes(numel) + nf4.nbytes(low) + e,
             grad=factor,
             refresh_grad=weight.nbytes,
             optimizer_state=2 * factor + STEP_BYTES,

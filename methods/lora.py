@@ -113,6 +113,7 @@ class LoRA(RankedMethod):
         pair = factor_bytes(weight, rank)
         return Footprint(
             param=weight.nbytes + pair,
+            frozen=weight.nbytes,
             grad=pair,
             optimizer_state=2 * (pair + STEP_BYTES),
             trained=2,

@@ -86,6 +86,7 @@ class MoRA(RankedMethod):
         turns = self.grouping == ROTATION
         return Footprint(
             param=weight.nbytes + square + (width * e if turns else 0),
+            frozen=weight.nbytes + (width * e if turns else 0),
             grad=square,
             optimizer_state=2 * square + STEP_BYTES,
             parts={STEP: STEP_BYTES},

@@ -155,6 +155,7 @@ class SLTrain(RankedMethod):
         trained = factor_bytes(weight, known_rank(self.name, self.rank)) + entries * weight.itemsize
         return Footprint(
             param=trained + INT64 * entries,
+            frozen=INT64 * entries,
             grad=trained,
             optimizer_state=2 * trained + 3 * STEP_BYTES,
             trained=3,

@@ -63,6 +63,64 @@ def test_one_sequence_is_counted_whatever_the_batch() -> None:
     assert small.activation == large.activation == 24 * 256 * 1024 * (32 + 5 * 16 * 256 // 1024)
 
 
+@pytest.mark.parametrize("name", METHODS)
+def test_what_is_frozen_is_never_trained_by_the_optimizer(name: str) -> None:
+    """Oracle: the parameters that require a gradient, and those whose values a step of the real code changes."""
+    model = build_model("9m", num_layers=1, vocab_size=64)
+    weights = [weight for weight, _ in named_weights(model)]
+    method = get_method(name).bind(weights)
+    method.prepare(model)
+    costs = [(weight, method.formula(weight)) for weight in weights]
+    stored = sum(cost.param for _, cost in costs)
+    trainable = Counting(sums=True, params="trainable").param(costs)
+    trains = sum(p.nbytes for p in model.parameters() if p.requires_grad)
+    frozen = sum(p.nbytes for p in (*model.parameters(), *model.buffers()) if not p.requires_grad)
+    written = name in ("q-galore", "grass")  # their optimizers write weights that autograd does not see
+    if not written and name != "loqt":  # one element anchors its W
+        assert (stored - trainable, trainable) == (frozen, trains)
+    counted = Counting(sums=True, params="model and trainable").param(costs)
+    again = sum(weight.nbytes for weight in weights if not weight.is_matrix)
+    assert counted == stored + (again if keeps_plain_weights(model) and not written else 0)
+
+
+def keeps_plain_weights(model: torch.nn.Module) -> bool:
+    """Whether a plain weight of a layer is there and frozen."""
+    layer: Any = model.get_submodule("model.layers.0.mlp.up_proj")
+    weight = getattr(layer, "weight", None)
+    return isinstance(weight, torch.nn.Parameter) and weight.ndim == 2 and not weight.requires_grad
+
+
+def test_what_a_paper_leaves_out_is_not_in_its_sum() -> None:
+    """GaLore's table 2: weights and optimizer state alone, 2.06 for full rank at 350M."""
+    counted = formula(scenario("adamw", vocab_size=None), GALORE)
+    assert (counted.grad, counted.activation, counted.extra) == (0, 0, 0)
+    assert counted.total == counted.param + counted.optimizer_state
+    assert round(counted.total / GIB, 2) == 2.06
+    per_layer = formula(scenario("galore:per_layer=true"), APPROXIMATIONS)
+    assert per_layer.grad == 0 < formula(scenario("galore"), APPROXIMATIONS).grad
+
+
+def test_state_that_is_kept_once_is_counted_too() -> None:
+    eight_bit = scenario("adamw-8bit")
+    assert formula(eight_bit, GALORE).optimizer_state == formula(eight_bit).optimizer_state
+    assert eight_bit.method.shared() > 0
+
+
+def test_a_sum_is_no_steady_state_and_one_sequence_knows_no_key_value_heads() -> None:
+    counted = formula(scenario("adamw"), APPROXIMATIONS)
+    assert counted.steady == counted.param + counted.optimizer_state < counted.total
+    grouped = plan(["llama3.2-1b"], ["adamw"], counting="paper:approximations", vocab_size=32_100)[0]
+    assert formula(grouped).activation == 16 * 256 * (32 * 2048 + 5 * 32 * 256)
+
+
+def test_a_part_may_be_counted_otherwise_in_a_real_step() -> None:
+    galore = scenario("galore")
+    ours, lighter = formula(galore), formula(galore, Counting(parts={BASIS: 0.5}))
+    basis = 24 * (4 + 3) * 256 * 1024 * 2
+    assert ours.optimizer_state - lighter.optimizer_state == ours.peak - lighter.peak == basis // 2
+    assert lighter.peak_phase == ours.peak_phase
+
+
 def test_a_share_counts_that_much_of_a_part() -> None:
     galore = scenario("galore")
     whole = formula(galore, dataclasses.replace(APPROXIMATIONS, parts={})).optimizer_state
@@ -92,7 +150,7 @@ def test_a_scenario_is_counted_as_it_says_and_brings_its_vocabulary() -> None:
 
 def test_memprof_s_own_counting_has_instants_and_the_papers_have_none() -> None:
     assert formula(scenario()).peak_phase in ("backward", "optimizer")
-    assert {formula(scenario(), each).peak_phase for each in COUNTINGS.values() if each.is_a_sum} == {"sum"}
+    assert {formula(scenario(), each).peak_phase for each in COUNTINGS.values() if each.sums} == {"sum"}
     assert get_counting("memprof") is MEMPROF
 
 
@@ -100,6 +158,9 @@ def test_memprof_s_own_counting_has_instants_and_the_papers_have_none() -> None:
     ("fields", "said"),
     [
         ({"params": "some"}, "params 'some' is unknown"),
+        ({"grads": "some"}, "grads 'some' is unknown"),
+        ({"params": "trainable"}, "only a sum leaves categories out"),
+        ({"largest_tensor": True}, "only a sum leaves categories out"),
         ({"activation": "all"}, "activation 'all' is unknown"),
         ({"parts": {"projector": 0}}, "part 'projector' is unknown; choose from basis"),
         ({"parts": {BASIS: 1.5}}, "basis at 1.5 is out of range"),

@@ -21,7 +21,7 @@ def accounts(scenario: Scenario, baseline: Scenario | None) -> tuple[Account, ..
     stored = formula(scenario, MEMPROF)
     found: dict[tuple[str, int | None, int], list[str]] = defaultdict(list)
     for name, counting in COUNTINGS.items():
-        if counting.is_a_sum:
+        if counting.sums:
             counted = formula(scenario, counting)
             other = None if baseline is None else formula(baseline, counting)
             for key in _keys(stored, counted):

@@ -66,7 +66,7 @@ class Witnesses:
             speed = measured.examples_per_second if measured else None
             return Figures(measured=speed.median if speed else None)
         keys = column.of.split("+")
-        has_instants = "peak" not in keys or not counting.is_a_sum
+        has_instants = "peak" not in keys or not counting.sums
         return Figures(
             ours=sum(getattr(formula(scenario, counting), name) for name in keys) if has_instants else None,
             stored=_seen(self.trace(scenario), keys) if self.tracing else None,
@@ -107,7 +107,7 @@ def counted_elements(paper: Paper, table: Table, row: Row, keys: list[str], lett
         footprint = method.formula(weight)
         sizes = {
             "param": footprint.param,
-            "optimizer_state": footprint.optimizer_state - counting.left_out(footprint.parts),
+            "optimizer_state": counting.state(footprint),
         }
         total += sum(sizes[name] for name in keys)
     return total / layer.DTYPE.itemsize
@@ -162,7 +162,7 @@ def _refreshes(scenario: Scenario, column: Column, devices: int) -> float:
 
 def _parameters(scenario: Scenario, column: Column, devices: int) -> float:
     """Parameters that are trained."""
-    return formula(scenario).grad / scenario.itemsize
+    return formula(scenario, Counting(sums=True, params="trainable")).param / scenario.itemsize
 
 
 def _flops(scenario: Scenario, column: Column, devices: int) -> float:

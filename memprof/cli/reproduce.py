@@ -34,7 +34,7 @@ def reproduce(
         return
     if paper is None:
         raise MemprofError("name a paper, such as approximations; memprof reproduce --list says which there are")
-    from memprof.papers.source import read_paper
+    from memprof.papers.read import read_paper
 
     source = read_paper(paper)
     found = _reproduce(source, table or [], trace, run, device, steps, output, force)
@@ -45,7 +45,7 @@ def reproduce(
 
 def _list() -> None:
     from memprof.cli.listing import print_listing
-    from memprof.papers.source import names, read_paper
+    from memprof.papers.read import names, read_paper
 
     papers = [read_paper(name) for name in names()]
     rows = [(paper.name, paper.title, ", ".join(table.id for table in paper.tables)) for paper in papers]
@@ -69,10 +69,17 @@ def _reproduce(
     if output is not None:
         free(output, source.name, force)
     chosen = choose(source, tables)
-    measurements = {} if run is None else stored(run)
+    measured = None if run is None else stored(run)
     if device is not None:
-        measurements |= measure(source, chosen, device, steps, _progress)
-    found = reproduce(source, tables, tracing=trace, measurements=measurements, on_table=_progress)
+        measured = measure(source, chosen, device, steps, _progress)
+    found = reproduce(
+        source,
+        tables,
+        tracing=trace,
+        measurements=measured.found if measured else None,
+        measured_on=measured.on if measured else None,
+        on_table=_progress,
+    )
     if output is not None:
         write(output, found)
     return found

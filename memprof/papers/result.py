@@ -16,10 +16,13 @@ class Verdict(StrEnum):
     OTHER_UNIT = "other unit"
     NOT_REPRODUCED = "not reproduced"
     NOT_RUN = "not run"
+    ELSEWHERE = "measured elsewhere"
+    """a speed of another device: set beside what is published, and no verdict on it"""
     UNPUBLISHED = "not published"
 
 
-_STRENGTH = {Verdict.REPRODUCED: 2, Verdict.OTHER_UNIT: 1, Verdict.NOT_REPRODUCED: 0, Verdict.NOT_RUN: 0}
+_STRENGTH = {Verdict.REPRODUCED: 2, Verdict.OTHER_UNIT: 1}
+"""what may be expected of a cell that comes out; all else is 0"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +59,7 @@ class Result:
         """A cell that is marked as reproducible and does not come out."""
         if self.verdict is Verdict.UNPUBLISHED:
             return False
-        return _STRENGTH[self.verdict] < _STRENGTH[Verdict(self.expected)]
+        return _STRENGTH.get(self.verdict, 0) < _STRENGTH.get(Verdict(self.expected), 0)
 
     @property
     def difference(self) -> float | None:
@@ -95,6 +98,8 @@ class Reproduction:
     tables: tuple[Table, ...]
     results: tuple[Result, ...]
     identities: tuple[Obeyed, ...]
+    measured_on: str | None = None
+    """whose measurements stand beside; a speed is one device's"""
 
     @property
     def lost(self) -> list[Result]:

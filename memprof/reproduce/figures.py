@@ -12,8 +12,9 @@ from memprof.catalogue import get_method
 from memprof.counting import Counting
 from memprof.formula import formula
 from memprof.method import HORIZON, Method
+from memprof.papers.cells import Column, Row
 from memprof.papers.letters import evaluate
-from memprof.papers.source import Column, Paper, Row, Table
+from memprof.papers.source import Paper, Table
 from memprof.record import Measured, Memory, Record, Trace
 from memprof.reproduce import cost, layer
 from memprof.scenario import Scenario

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from memprof.papers.cells import MISSING, NUMBER, Cell, Column, Row
 from memprof.papers.letters import evaluate
 from memprof.papers.result import SLACK, Obeyed, Result, Verdict
-from memprof.papers.source import MISSING, NUMBER, Cell, Column, Identity, Paper, Row, Table, Term
+from memprof.papers.source import Identity, Paper, Table, Term
 from memprof.reproduce.figures import Figures, holds_for_all_sizes
 from memprof.units import UNITS
 
 OTHER = {"GiB": "GB", "GB": "GiB", "MiB": "MB", "MB": "MiB"}
 """what a table that says one may mean"""
 PERCENT = ("saving", "share")
+SPEED = "examples per second"
 SCALE = {"flops": 1e12, "parameters": 1e6}
 """units of quantities that are neither bytes nor shares: TFLOP, millions"""
 
@@ -36,8 +38,8 @@ def judge(paper: Paper, table: Table, row: Row, place: int, seen: Figures, other
         ours=shown[0],
         stored=shown[1],
         measured=shown[2],
-        verdict=_verdict(paper, table, row, place, ours),
-        expected=cell.expect or table.expect,
+        verdict=_verdict(paper, table, row, place, ours, measured),
+        expected=cell.expect or (Verdict.NOT_RUN if column.quantity == SPEED else table.expect),
         because=cell.because or row.because or table.because,
         note=cell.note,
     )
@@ -76,10 +78,12 @@ def _cell_of(paper: Paper, table: Table, term: Term, column: str) -> Cell | None
     return row.cells[labels.index(wanted)] if row and wanted in labels else None
 
 
-def _verdict(paper: Paper, table: Table, row: Row, place: int, ours: float | None) -> Verdict:
+def _verdict(paper: Paper, table: Table, row: Row, place: int, ours: float | None, measured: float | None) -> Verdict:
     cell, column = row.cells[place], table.columns[place]
     if cell.value == MISSING:
         return Verdict.UNPUBLISHED
+    if column.quantity == SPEED and measured is not None:
+        return Verdict.ELSEWHERE
     if ours is None:
         return Verdict.NOT_RUN
     if not NUMBER.fullmatch(cell.value):
@@ -98,7 +102,7 @@ def comes_out(published: str, ours: float) -> bool:
     match = NUMBER.fullmatch(published)
     assert match is not None
     if match[1]:
-        return ours <= float(match[2])
+        return ours < float(match[2])
     return abs(ours - float(match[2])) <= _last_digit(match[2]) / 2 * (1 + SLACK)
 
 
@@ -127,5 +131,7 @@ def _relative(column: Column, figure: float | None, other: float | None) -> floa
         return None
     if column.quantity == "difference":
         return figure - other
+    if other == 0:
+        return None
     share = figure / other
     return 1 - share if column.quantity == "saving" else share

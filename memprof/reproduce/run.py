@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 
 from memprof.errors import MemprofError, shown
+from memprof.papers.cells import MISSING
 from memprof.papers.result import Reproduction, Result
-from memprof.papers.source import MISSING, Paper, Table
+from memprof.papers.source import Paper, Table
 from memprof.record import Measured
 from memprof.reproduce.figures import Witnesses, scenario_of
 from memprof.reproduce.judge import judge, obeyed
@@ -31,9 +32,10 @@ def reproduce(
     *,
     tracing: bool = True,
     measurements: Mapping[str, Measured] | None = None,
+    measured_on: str | None = None,
     on_table: OnTable = lambda done, total: None,
 ) -> Reproduction:
-    """Every cell of the chosen tables, judged; `measurements` by `figures.key` of their scenario."""
+    """Every cell of the chosen tables, judged; `measurements` by `figures.key` of their scenario, taken on a device."""
     chosen = choose(paper, tables)
     witnesses = Witnesses(tracing, measurements or {})
     results: list[Result] = []
@@ -42,7 +44,7 @@ def reproduce(
         results += _table(paper, table, witnesses)
     on_table(len(chosen), len(chosen))
     identities = [found for table in chosen for each in table.identities for found in obeyed(paper, table, each)]
-    return Reproduction(paper, chosen, tuple(results), tuple(identities))
+    return Reproduction(paper, chosen, tuple(results), tuple(identities), measured_on)
 
 
 def _table(paper: Paper, table: Table, witnesses: Witnesses) -> list[Result]:

@@ -10,7 +10,8 @@ import pytest
 from memprof.counting import get_counting
 from memprof.errors import MemprofError
 from memprof.method import BASIS
-from memprof.papers.source import MAX_FILE, Cell, names, read_paper
+from memprof.papers.cells import Cell
+from memprof.papers.read import MAX_FILE, names, read_paper
 
 Write = Callable[..., Path]
 

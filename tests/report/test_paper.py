@@ -14,8 +14,8 @@ from matplotlib.patches import Rectangle
 from rich.console import Console
 
 from memprof.errors import MemprofError
+from memprof.papers.read import read_paper
 from memprof.papers.result import Reproduction
-from memprof.papers.source import read_paper
 from memprof.report import paper_page
 from memprof.report.paper import PaperTables, csv, document, failures, grid, summary
 from memprof.report.paper_chart import paper_figure

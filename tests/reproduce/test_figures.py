@@ -11,7 +11,7 @@ from memprof import build_model
 from memprof.api import plan
 from memprof.ledger import Ledger
 from memprof.method import BLOCK_MEANS, STEP
-from memprof.papers.source import read_paper
+from memprof.papers.read import read_paper
 from memprof.record import Record
 from memprof.reproduce import cost, layer
 from memprof.reproduce.figures import Witnesses, counted_elements, key, method_of, scenario_of

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from memprof.papers.read import read_paper
 from memprof.papers.result import Reproduction, Result, Verdict
-from memprof.papers.source import read_paper
 from memprof.reproduce.judge import comes_out
 from memprof.reproduce.run import reproduce
 from tests.papers.conftest import PARAM_MB

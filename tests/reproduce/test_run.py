@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from memprof.errors import MemprofError
+from memprof.papers.read import names, read_paper
 from memprof.papers.result import Reproduction, Verdict
-from memprof.papers.source import names, read_paper
 from memprof.reproduce.measurements import measure, stored
 from memprof.reproduce.run import choose, reproduce
 from tests.papers.conftest import PARAM_MB
@@ -80,9 +80,10 @@ def test_a_measurement_stands_beside(paper_file: Callable[..., Path]) -> None:
     paper = read_paper(str(paper_file()))
     seen: list[tuple[int, int]] = []
     measurements = measure(paper, paper.tables, "cpu", 2, lambda done, total: seen.append((done, total)))
-    (result,) = reproduce(paper, tracing=False, measurements=measurements).results
+    (result,) = reproduce(paper, tracing=False, measurements=measurements.found).results
     assert result.measured == pytest.approx(PARAM_MB)
-    assert seen == [(0, 1)]
+    assert seen == [(1, 1)]
+    assert (measurements.on, measurements.failed) == ("cpu", [])
 
 
 def test_a_stored_run_speaks_for_the_scenarios_that_it_has(tmp_path: Path, paper_file: Callable[..., Path]) -> None:
@@ -93,7 +94,7 @@ def test_a_stored_run_speaks_for_the_scenarios_that_it_has(tmp_path: Path, paper
     records = compare(["9m"], ["adamw"], rank=8, batch_size=1, seq_len=16, measure=True, device="cpu", steps=2)
     run.write_text(document(records, {}))
     paper = read_paper(str(paper_file(row='[[table.row]]\nlabel = "Other"\nmethod = "lion"\ncells = ["-"]')))
-    full, other = reproduce(paper, tracing=False, measurements=stored(str(run))).results
+    full, other = reproduce(paper, tracing=False, measurements=stored(str(run)).found).results
     assert full.measured == pytest.approx(PARAM_MB) and other.measured is None
 
 

@@ -84,6 +84,7 @@ def plan(
     """Every model with every method, rank, batch and sequence length, once, checked before anything runs.
 
     `device` None: not measured. A method without a rank, or with one of its own, is one cell whatever `rank` sweeps.
+    A paper's counting brings its vocabulary unless `vocab_size` is given.
     """
     if dtype not in ITEMSIZE:
         raise MemprofError(f"unknown dtype {dtype!r}; choose from {', '.join(ITEMSIZE)}")
@@ -93,11 +94,12 @@ def plan(
                 f"unknown field {shown(name)!r}; choose from {', '.join((*PLAN_FIELDS, *SCENARIO_FIELDS))}"
             )
     chosen = choose_kernels(kernels, device, dtype)
-    vocab_size = vocab_size or get_counting(fields.get("counting", "memprof")).vocab_size
+    counting = get_counting(fields.get("counting", "memprof"))
     tokens = list(itertools.product(_several(batch_size), _several(seq_len)))
     scenarios: list[Scenario] = []
     for model in models:
         name, shape = resolve_model(model, vocab_size=vocab_size, num_layers=num_layers)
+        shape = counting.applied_to(shape) if vocab_size is None else shape
         for spec, each in itertools.product(methods, _several(rank)):
             method = resolve_method(spec, shape, ITEMSIZE[dtype], each)
             given = {"dtype": dtype, "kernels": chosen, "device": device, **fields}

@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from memprof.counting import COUNTINGS
 from memprof.record import Record
 from memprof.shapes import SHAPES
 
@@ -59,8 +60,10 @@ def _shared(scenario: Mapping[str, Any], steps: int | None) -> list[str]:
 
 
 def _overrides(scenario: Mapping[str, Any]) -> list[str]:
-    """What differs from the named shape."""
+    """What differs from the named shape as the counting takes it."""
     shape = SHAPES.get(str(scenario["model"]))
+    counting = COUNTINGS.get(str(scenario.get("counting")))
+    shape = counting.applied_to(shape) if shape and counting else shape
     known = {"vocab_size": shape.vocab_size, "num_layers": shape.num_hidden_layers} if shape else {}
     changed = [key for key, value in known.items() if scenario.get(key) not in (None, value)]
     return [word for key in changed for word in (_flag(key), str(scenario[key]))]

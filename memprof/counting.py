@@ -8,7 +8,7 @@ tables in memprof/papers/ hold them against every printed cell.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from memprof.errors import MemprofError, shown
 from memprof.method import BASIS, BLOCK_MEANS, STEP, Footprint, Weight
@@ -23,6 +23,8 @@ PARTS = {
 PARAMS = ("stored", "trainable", "model and trainable")
 ACTIVATIONS = ("kept", "one sequence", "none")
 GRADS = ("kept", "none")
+ZOO_VOCABULARY = 32_000
+"""of the named shapes that stand for the papers' models"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +62,12 @@ class Counting:
                 raise MemprofError(f"counting: part {shown(part)!r} is unknown; choose from {', '.join(PARTS)}")
             if not 0 <= share <= 1:
                 raise MemprofError(f"counting: {part} at {share} is out of range; a share lies between 0 and 1")
+
+    def applied_to(self, shape: LlamaShape) -> LlamaShape:
+        """The shape with this paper's vocabulary, where it has that of the papers' zoo and not one of its own."""
+        if self.vocab_size is None or shape.vocab_size != ZOO_VOCABULARY:
+            return shape
+        return replace(shape, vocab_size=self.vocab_size)
 
     def state(self, cost: Footprint) -> int:
         """Bytes of a weight's optimizer state as they are counted."""

@@ -38,6 +38,11 @@ class Memory:
     refresh_peak: int | None = None
     """the worst instant of a step that refreshes or merges; None for a method without periodic work"""
 
+    @property
+    def is_sum(self) -> bool:
+        """Whether a paper's counting added up categories: no instant has these bytes, and no device must hold them."""
+        return self.peak_phase == NO_PHASE
+
     def peak_change(self, before: Memory) -> dict[str, int]:
         """Category to the bytes by which this peak is above that of `before`; they sum to the peaks' difference."""
         return {name: nbytes - before.peak_by_category[name] for name, nbytes in self.peak_by_category.items()}

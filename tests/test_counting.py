@@ -18,6 +18,7 @@ from memprof.method import BASIS, BLOCK_MEANS, STEP, named_weights
 from memprof.report.captions import HOW_COUNTED, caption
 from memprof.report.rows import make_rows
 from memprof.scenario import Scenario
+from memprof.shapes import SHAPES
 
 GIB = 2**30
 STATE_NAMES = {BASIS: "basis", BLOCK_MEANS: "vmean", STEP: "step"}
@@ -146,6 +147,16 @@ def test_a_scenario_is_counted_as_it_says_and_brings_its_vocabulary() -> None:
     assert formula(counted) == formula(scenario("galore"), APPROXIMATIONS)
     asked = scenario("galore", vocab_size=500, counting="paper:approximations")
     assert asked.shape.vocab_size == 500
+    zoo = scenario("galore", vocab_size=32_000, counting="paper:approximations")
+    assert zoo.shape.vocab_size == 32_000, "what is asked for stands"
+
+
+def test_a_vocabulary_of_the_model_s_own_stays() -> None:
+    """The papers' 32,100 stand for the 32,000 of their zoo, not for LLaMA 3's 128,256."""
+    (llama3,) = plan(["llama3-8b"], ["adamw"], counting="paper:approximations")
+    assert llama3.shape == SHAPES["llama3-8b"]
+    assert APPROXIMATIONS.applied_to(SHAPES["350m"]) == dataclasses.replace(SHAPES["350m"], vocab_size=32_100)
+    assert MEMPROF.applied_to(SHAPES["350m"]) == SHAPES["350m"]
 
 
 def test_memprof_s_own_counting_has_instants_and_the_papers_have_none() -> None:
@@ -179,7 +190,7 @@ def test_an_unknown_counting_names_those_there_are(name: Any) -> None:
 
 def test_a_table_says_that_a_paper_s_peak_is_a_sum() -> None:
     record = profile("9m", "adamw", counting="paper:approximations")
-    rows = make_rows([record], by="formula")
+    rows = make_rows([record])
     assert HOW_COUNTED in " ".join(caption(rows, "GiB", ["Peak"]))
     assert HOW_COUNTED not in " ".join(caption(make_rows([record], by="trace"), "GiB", ["Peak"]))
     assert "counted as paper:approximations" in caption(rows, "GiB", ["Peak"])[0]

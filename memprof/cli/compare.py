@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from memprof.counting import COUNTINGS
 from memprof.errors import CellFailedError, shown
 
 
@@ -35,14 +36,14 @@ def compare(
     checkpointing: Annotated[bool, typer.Option("--checkpointing", help="Activation checkpointing: keep only each layer's input, run the layer again in backward.", rich_help_panel=SCENARIO)] = False,  # noqa: E501
     loss_chunks: Annotated[int, typer.Option(min=1, help="Pieces in which head and loss are computed: the logits of one piece are alive.", rich_help_panel=SCENARIO)] = 1,  # noqa: E501
     clip_grad_norm: Annotated[float | None, typer.Option(help="Clip gradients to this norm before the optimizer's step.", rich_help_panel=SCENARIO)] = None,  # noqa: E501
-    counting: Annotated[str, typer.Option(help="How the formula counts: memprof, or a paper's way, such as paper:approximations.", rich_help_panel=SCENARIO)] = "memprof",  # noqa: E501
+    counting: Annotated[str, typer.Option(help=f"How the formula counts, and then speaks: {', '.join(COUNTINGS)}.", rich_help_panel=SCENARIO)] = "memprof",  # noqa: E501
     seed: Annotated[int, typer.Option(min=0, help="Seed of weights and data.", rich_help_panel=SCENARIO)] = 0,
     measure: Annotated[bool | None, typer.Option("--measure/--no-measure", help="Take real steps too. [default: when CUDA is there]", rich_help_panel=MEASURING)] = None,  # noqa: E501
     device: Annotated[str | None, typer.Option(help="Where to measure: cuda or cpu.", rich_help_panel=MEASURING)] = None,  # noqa: E501
     steps: Annotated[int, typer.Option(min=2, max=100_000, help="Timed optimizer steps.", rich_help_panel=MEASURING)] = 10,  # noqa: E501
     timeout: Annotated[float, typer.Option(min=1.0, max=1e6, help="Seconds that one measured cell may take.", rich_help_panel=MEASURING)] = 1_800.0,  # noqa: E501
     max_fraction: Annotated[float, typer.Option(min=0.01, max=100.0, help="Skip a cell that needs more than this share of the free memory; above 1 tries what does not fit.", rich_help_panel=MEASURING)] = 0.95,  # noqa: E501
-    by: Annotated[Witness | None, typer.Option(help="Whose figures the columns show. [default: the strongest that ran]", rich_help_panel=OUTPUT)] = None,  # noqa: E501
+    by: Annotated[Witness | None, typer.Option(help="Whose figures the columns show. [default: the strongest that ran; the formula's under a paper's counting]", rich_help_panel=OUTPUT)] = None,  # noqa: E501
     unit: Annotated[str | None, typer.Option(help="GiB (2**30), GB (1e9), MiB, MB, ... [default: GiB, or MiB where no peak reaches 0.01 GiB]", rich_help_panel=OUTPUT)] = None,  # noqa: E501
     fits: Annotated[str | None, typer.Option(help="Say what fits a memory such as 24GiB.", rich_help_panel=OUTPUT)] = None,  # noqa: E501
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.", rich_help_panel=OUTPUT)] = False,  # noqa: E501
@@ -73,10 +74,8 @@ def compare(
         counting=counting,
         seed=seed,
     )
-    shown_by = by or (Witness.FORMULA if counting != "memprof" else None)  # a paper's counting is the formula's
-    view = View.of(
-        by=shown_by, unit=unit, fits=fits, json=json, output=output, force=force, resume=resume, retry_oom=retry_oom
-    )
+    view = View.of(by=by, unit=unit, fits=fits, json=json, output=output, force=force, resume=resume,
+                   retry_oom=retry_oom)  # fmt: skip
     records = session.run(view, steps=steps, timeout=timeout, max_fraction=max_fraction)
     if any(record.status != "ok" for record in records):
         raise typer.Exit(CellFailedError.exit_code)

@@ -16,7 +16,7 @@ def report(
     run: Annotated[Path, typer.Argument(help="A run's folder, or its records.jsonl.")],
     html: Annotated[Path | None, typer.Option(help="Write the page to this file. [default: report.html in the run's folder]")] = None,  # noqa: E501
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Make tables, charts and page again in this folder.")] = None,  # noqa: E501
-    by: Annotated[Witness | None, typer.Option(help="Whose figures the columns show. [default: the strongest that ran]")] = None,  # noqa: E501
+    by: Annotated[Witness | None, typer.Option(help="Whose figures the columns show. [default: the strongest that ran; the formula's under a paper's counting]")] = None,  # noqa: E501
     unit: Annotated[str | None, typer.Option(help="GiB (2**30), GB (1e9), MiB, MB, ... [default: GiB, or MiB where no peak reaches 0.01 GiB]")] = None,  # noqa: E501
     fits: Annotated[str | None, typer.Option(help="Say what fits a memory such as 24GiB.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the file of --html, or write into a folder that is not empty.")] = False,  # noqa: E501

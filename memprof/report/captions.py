@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from memprof.record import NO_PHASE
 from memprof.report.describe import models, scenario_line
-from memprof.report.rows import WITNESSES, Row
+from memprof.report.rows import PEAK, SUM, WITNESSES, Row, peak_name
 
 UNIT_MEANS = {"KiB": "2^10", "MiB": "2^20", "GiB": "2^30", "TiB": "2^40",
               "KB": "1e3", "MB": "1e6", "GB": "1e9", "TB": "1e12"}  # fmt: skip
@@ -15,10 +14,14 @@ HOW_READ = (
     "OS is optimizer state. Param, Grad, OS and Act are read when their phase ends, Extra at the peak, "
     "so they need not add up to Peak."
 )
-HOW_COUNTED = "OS is optimizer state. All is counted as that paper counts, and Peak is the sum: no instant of a step."
+HOW_COUNTED = (
+    "OS is optimizer state. All is counted as that paper counts, and Sum is over categories: no instant of a step."
+)
+HOW_MIXED = f"{HOW_READ} What a paper's counting gives is a sum over categories and no instant of a step."
+HOW_READ_BY = {PEAK: HOW_READ, SUM: HOW_COUNTED}
 EXPLAINED = {
     "Refresh peak": "Refresh peak: the worst instant of a step that refreshes a subspace or merges an adapter.",
-    "vs AdamW": "vs AdamW: the share of AdamW's peak that is saved, negative when heavier.",
+    "vs AdamW": "vs AdamW: the share of AdamW's {peak} that is saved, negative when heavier.",
     "Paper total": "Paper total: the papers' sum over categories, no instant of a step.",
     "Fits": "Fits: what the allocator reserves or else the peak, refresh steps included.",
     "Examples/s": "Examples/s: median with its 95 % interval.",
@@ -33,9 +36,10 @@ def title(rows: Sequence[Row], unit: str) -> str:
 def caption(rows: Sequence[Row], unit: str, headers: Iterable[str]) -> list[str]:
     """Paragraphs below a table that has these columns: scenario, source, how to read it, what failed."""
     headers = list(headers)
-    explained = [text for name, text in EXPLAINED.items() if any(header.startswith(name) for header in headers)]
-    summed = any(row.memory is not None and row.memory.peak_phase == NO_PHASE for row in rows)
-    how = " ".join([HOW_COUNTED if summed else HOW_READ, *explained, *weaker(rows), *warm_starts(rows)])
+    peak = peak_name(rows)
+    found = [name for name in EXPLAINED if any(header.startswith(name) for header in headers)]
+    explained = [EXPLAINED[name].format(peak=peak) for name in found] + (judges(rows) if "Fits" in found else [])
+    how = " ".join([HOW_READ_BY.get(peak, HOW_MIXED), *explained, *weaker(rows), *warm_starts(rows)])
     return [scenario_line([row.record for row in rows]), source(rows, unit), how, *failures(rows)]
 
 
@@ -59,6 +63,13 @@ def witness_line(rows: Sequence[Row]) -> str:
 def _where(rows: Sequence[Row], witness: str) -> str:
     devices = {str(row.record.scenario.get("device")) for row in rows if row.witness == witness}
     return f" on {devices.pop()}" if witness == "measured" and len(devices) == 1 and devices != {"None"} else ""
+
+
+def judges(rows: Sequence[Row]) -> list[str]:
+    """Who says what fits, where that is not who speaks in the other columns."""
+    names = {row.fits_by for row in rows if row.fits_by and row.fits_by != row.witness}
+    return [f"Fits is {SPOKEN[name]}, not by the {'sum' if peak_name(rows) == SUM else 'figures'} shown."
+            for name in WITNESSES if name in names]  # fmt: skip
 
 
 def weaker(rows: Sequence[Row]) -> list[str]:

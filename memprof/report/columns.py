@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from memprof.record import Interval
-from memprof.report.rows import Row
+from memprof.report.rows import EITHER, PEAK, SUM, Row, peak_name
 from memprof.units import UNITS, format_size
 
 NONE = "-"
@@ -16,6 +16,8 @@ SHORT = {
     "refresh_peak": "Refresh peak",
 }  # fmt: skip
 """how a table calls each key of a record"""
+PEAKS = (PEAK.capitalize(), SUM.capitalize(), EITHER.capitalize())
+"""how the column of peaks may be headed"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +41,7 @@ def choose(rows: Sequence[Row], unit: str, fits: int | None) -> list[Column]:
     candidates: list[tuple[bool, Column]] = [
         (several, Column("Model", lambda row: row.model, 100, True)),
         (True, Column("Method", lambda row: row.label, 100, True)),
-        *((True, column) for column in _sizes(unit)),
+        *((True, column) for column in _sizes(unit, peak_name(rows).capitalize())),
         (_any(rows, "refresh_peak"), refresh),
         (_any(rows, "saving"), Column("vs AdamW", saving, 90, value=lambda row: row.saving)),
         (_any(rows, "paper_total"), paper),
@@ -51,16 +53,17 @@ def choose(rows: Sequence[Row], unit: str, fits: int | None) -> list[Column]:
     return [column for wanted, column in candidates if wanted]
 
 
-def _sizes(unit: str) -> list[Column]:
+def _sizes(unit: str, peak: str) -> list[Column]:
     ranks = {"param": 65, "grad": 60, "optimizer_state": 75, "activation": 70, "extra": 45, "peak": 99}
-    return [_size_column(key, unit, rank) for key, rank in ranks.items()]
+    headers = SHORT | {"peak": peak}
+    return [_size_column(key, headers[key], unit, rank) for key, rank in ranks.items()]
 
 
-def _size_column(key: str, unit: str, rank: int) -> Column:
+def _size_column(key: str, header: str, unit: str, rank: int) -> Column:
     def nbytes(row: Row) -> int | None:
         return getattr(row.memory, key) if row.memory else None
 
-    return Column(SHORT[key], lambda row: size(nbytes(row), unit), rank, value=nbytes)
+    return Column(header, lambda row: size(nbytes(row), unit), rank, value=nbytes)
 
 
 def _gap(row: Row) -> float | None:

@@ -10,6 +10,7 @@ from typing import Any
 from memprof.record import Record
 
 BASELINE = "adamw"
+OWN_COUNTING = "memprof"
 _OF_THE_MODEL = ("vocab_size", "num_layers")
 _ESCAPE_CODE = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
 _NAMED_APART = ("model", "method", "hyperparameters", "given", "shape")
@@ -24,7 +25,7 @@ _FACTS: tuple[tuple[str, str, Any], ...] = (
     ("checkpointing", "layers checkpointed", False),
     ("loss_chunks", "{} loss chunks", 1),
     ("clip_grad_norm", "gradient norm clipped to {}", None),
-    ("counting", "counted as {}", "memprof"),
+    ("counting", "formula counted as {}", OWN_COUNTING),
 )
 _COUNTED = ("{} layers", "{} loss chunks")
 
@@ -66,7 +67,7 @@ def scenario_line(records: Sequence[Record]) -> str:
         shared = key in scenario and key not in apart and not (several and key in _OF_THE_MODEL)
         if shared and scenario[key] is not None and scenario[key] != silent:
             said.append(_phrase(phrase, spell(scenario[key])))
-    return ", ".join([*said, *_rank_note(records)])
+    return ", ".join([*said, *_vocabulary_note(records), *_rank_note(records)])
 
 
 def _phrase(phrase: str, value: str) -> str:
@@ -107,6 +108,17 @@ def _facts(record: Record, keys: Iterable[str]) -> list[str]:
 
 def _hyperparameters(record: Record) -> dict[str, Any]:
     return dict(record.scenario.get("hyperparameters") or {})
+
+
+def _vocabulary_note(records: Sequence[Record]) -> list[str]:
+    """The vocabulary wherever a paper's counting is in use, which may bring its own; labels say it within a model."""
+    counted = any(record.scenario.get("counting", OWN_COUNTING) != OWN_COUNTING for record in records)
+    if not counted or _varies("vocab_size", records):
+        return []
+    sizes = {plain(record.model): spell(record.scenario.get("vocab_size")) for record in records}
+    common = Counter(sizes.values()).most_common(1)[0][0]
+    others = [f"{model} {size}" for model, size in sizes.items() if size != common]
+    return [f"vocabulary {common}" + (f" ({', '.join(others)})" if others else "")]
 
 
 def _rank_note(records: Sequence[Record]) -> list[str]:

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 
 from memprof.errors import MemprofError
 from memprof.record import Interval, Memory, Record
-from memprof.report.describe import BASELINE, labels, plain
+from memprof.report.describe import BASELINE, OWN_COUNTING, labels, plain
 
 TOO_SMALL = 2**30 // 100
 """a peak below this is nothing but "0.01" or less in GiB"""
 WITNESSES = ("measured", "trace", "formula")
 """strongest first"""
+PEAK, SUM, EITHER = "peak", "sum", "peak or sum"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,12 +33,19 @@ class Row:
     """the witness of `saving`: weaker than `witness` where AdamW itself was not seen by that one"""
     is_baseline: bool
     fits: bool | None
+    fits_by: str | None
+    """the witness of `fits`, which may be a stronger one than that of `memory`: no device has to hold a sum"""
     baseline: Record | None
     """AdamW in the same scenario"""
 
     @property
     def model(self) -> str:
         return plain(self.record.model)
+
+    @property
+    def is_sum(self) -> bool:
+        """Whether `memory` is a paper's sum, and its peak no instant."""
+        return self.memory is not None and self.memory.is_sum
 
     @property
     def peak(self) -> int | None:
@@ -57,12 +65,15 @@ class Row:
 
     @property
     def paper_total(self) -> int | None:
-        return self.record.formula.total if self.record.formula else None
+        """None beside a sum, which is that total already."""
+        return None if self.record.formula is None or self.is_sum else self.record.formula.total
 
     @property
     def difference(self) -> tuple[str, float] | None:
-        """The key in which formula and trace differ most, and by how much of the trace."""
-        return self.record.difference("formula", "trace")
+        """The key in which formula and trace differ most, and by how much of the trace; None where they count
+        differently."""
+        counts_alike = self.record.formula is not None and not self.record.formula.is_sum
+        return self.record.difference("formula", "trace") if counts_alike else None
 
     @property
     def examples_per_second(self) -> Interval | None:
@@ -80,7 +91,7 @@ class Row:
 
 
 def make_rows(records: Sequence[Record], *, by: str | None = None, fits: int | None = None) -> list[Row]:
-    """A row for each record, in the order given; by the strongest witness that ran unless `by` names one."""
+    """A row for each record, in the order given; by its strongest witness unless `by` names one."""
     if by is not None and by not in WITNESSES:
         raise MemprofError(f"unknown witness {by!r}; choose from {', '.join(reversed(WITNESSES))}")
     baselines = _baselines(records)
@@ -96,14 +107,28 @@ def featured(rows: Sequence[Row], most: int = 8) -> list[Row]:
 
 def suitable_unit(records: Sequence[Record]) -> str:
     """GiB, unless there is nothing to be read in it."""
-    peaks = [max(record.best.peak, record.best.refresh_peak or 0) for record in records if record.best]
+    spoken = [memory for record in records if (memory := _said(record, _witness(record, None)))]
+    peaks = [max(memory.peak, memory.refresh_peak or 0) for memory in spoken]
     return "MiB" if peaks and max(peaks) < TOO_SMALL else "GiB"
+
+
+def peak_name(rows: Sequence[Row]) -> str:
+    """What stands where a peak does: the peak of a step, or a paper's sum."""
+    kinds = {row.is_sum for row in rows if row.memory}
+    return EITHER if len(kinds) > 1 else SUM if True in kinds else PEAK
+
+
+def peak_memory(rows: Sequence[Row]) -> str:
+    """The same, as a chart names its axis."""
+    name = peak_name(rows)
+    return "peak memory" if name == PEAK else f"{name} of memory"
 
 
 def _row(record: Record, label: str, baseline: Record | None, by: str | None, fits: int | None) -> Row:
     witness = _witness(record, by)
     memory = _said(record, witness)
     saving, saving_by = _saving(record, baseline, witness)
+    judge = None if fits is None else _judge(record)
     return Row(
         record=record,
         label=label,
@@ -113,8 +138,15 @@ def _row(record: Record, label: str, baseline: Record | None, by: str | None, fi
         saving_by=saving_by,
         is_baseline=record is baseline and memory is not None,
         baseline=baseline,
-        fits=None if memory is None or fits is None else needed(memory) <= fits,
+        fits=None if judge is None or fits is None else needed(getattr(record, judge)) <= fits,
+        fits_by=judge,
     )
+
+
+def _judge(record: Record) -> str | None:
+    """Who says whether it fits: the strongest witness that sees instants."""
+    seen = ((name, _said(record, name)) for name in WITNESSES)
+    return next((name for name, memory in seen if memory and not memory.is_sum), None)
 
 
 def needed(memory: Memory) -> int:
@@ -124,7 +156,9 @@ def needed(memory: Memory) -> int:
 
 
 def _witness(record: Record, by: str | None) -> str | None:
-    asked = WITNESSES if by is None else (by,)
+    """The strongest that ran, or the one asked for. A paper's counting is an option of the formula, so that speaks."""
+    is_own = record.scenario.get("counting", OWN_COUNTING) == OWN_COUNTING
+    asked = (by,) if by else WITNESSES if is_own else ("formula",)
     return next((name for name in asked if getattr(record, name) is not None), None)
 
 
@@ -134,12 +168,14 @@ def _said(record: Record, witness: str | None) -> Memory | None:
 
 
 def _saving(record: Record, baseline: Record | None, witness: str | None) -> tuple[float | None, str | None]:
-    """By the strongest witness that saw both: a measured peak is never set against a predicted one."""
+    """By the strongest witness that saw both: a measured peak is never set against a predicted one, nor any against
+    a sum."""
     if baseline is None or witness is None:
         return None, None
     for name in WITNESSES[WITNESSES.index(witness) :]:
         mine, theirs = _said(record, name), _said(baseline, name)
-        if mine and theirs and theirs.peak:
+        alike = mine and theirs and mine.is_sum == theirs.is_sum == getattr(record, witness).is_sum
+        if alike and mine and theirs and theirs.peak:
             return 1 - mine.peak / theirs.peak, name
     return None, None
 

@@ -12,8 +12,8 @@ from rich.text import Text
 
 from memprof.record import Record
 from memprof.report import captions
-from memprof.report.columns import NONE, Column, choose
-from memprof.report.rows import Row, make_rows
+from memprof.report.columns import NONE, PEAKS, Column, choose
+from memprof.report.rows import Row, make_rows, peak_name
 
 GAP = 2  # one space of padding and the box's own divider
 NARROWEST_TEXT = 14  # names fold at this width before a column of numbers is dropped
@@ -70,7 +70,7 @@ class Comparison:
                 overflow="fold",
             )
         if bars:
-            table.add_column(Text("Peak"), width=bars, no_wrap=True)
+            table.add_column(Text(peak_name(self.rows).capitalize()), width=bars, no_wrap=True)
         self._fill(table, columns, bars, block)
         return table
 
@@ -147,7 +147,7 @@ def _styled(column: Column, text: str, row: Row) -> Text:
         return Text(text, style="dim")
     if column.header == "Status" and row.record.status != "ok":
         return Text(text, style="red")
-    if column.header == "Peak":
+    if column.header in PEAKS:
         return Text(text, style="bold")
     heavier = column.header == "vs AdamW" and row.saving is not None and row.saving < 0
     return Text(text, style="yellow" if heavier or text == "no" else "")
@@ -156,4 +156,4 @@ def _styled(column: Column, text: str, row: Row) -> Text:
 def _running(column: Column, name: str) -> Text:
     if column.header == "Method":
         return Text(name)
-    return Text(RUNNING if column.header == "Peak" else "", style="dim")
+    return Text(RUNNING if column.header in PEAKS else "", style="dim")

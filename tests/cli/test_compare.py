@@ -12,6 +12,7 @@ import pytest
 import memprof.api
 import memprof.runner
 from memprof.catalogue import CORE, METHODS
+from memprof.counting import COUNTINGS
 from memprof.shapes import SHAPES
 from memprof.units import UNITS
 from tests.cli.comparisons import LLAMA, MEASURED_FIGURES, QUICK, TWO, Main, assert_refused, done_lines
@@ -224,6 +225,28 @@ def test_the_screen_is_a_table_on_stdout_alone(memprof_main: Main) -> None:
 def test_every_witness_that_ran_can_be_asked_for(memprof_main: Main, by: str) -> None:
     outcome = memprof_main(*QUICK, "--method", "adamw", "--by", by)
     assert outcome.code == 0 and "adamw" in outcome.out
+
+
+COUNTED = ["compare", "--model", "9m", "--num-layers", "1", "--method", "adamw", "--method", "galore:rank=8",
+           "--counting", "paper:approximations", "--fits", "300MiB", "--unit", "MiB"]  # fmt: skip
+
+
+def test_what_fits_is_not_told_from_a_paper_s_sum(memprof_main: Main, tmp_path: Path) -> None:
+    """The peak has the activations and logits of a batch; the sum knows the activations of one sequence only."""
+    run = str(tmp_path / "run")
+    lines = memprof_main(*COUNTED, "-o", run).out.splitlines()
+    rows = [line.split() for line in lines if line.startswith(("adamw", "galore"))]
+    assert [row[-1] for row in rows] == ["no", "no"] and all(float(row[6]) < 300 for row in rows)
+    stored = memprof_main("report", run, "--fits", "300MiB", "--unit", "MiB").out
+    assert stored.splitlines() == lines, "a stored run speaks as it did"
+    assert "formula counted as paper:approximations, vocabulary 32100" in " ".join(stored.split())
+    traced = memprof_main("report", run, "--by", "trace", "--unit", "MiB").out
+    assert "by trace" in traced and "Paper" in traced and "Formula" not in traced.partition("──")[0]
+
+
+def test_help_names_every_counting(memprof_main: Main) -> None:
+    said = "".join(char for char in memprof_main("compare", "--help").out if char not in "│ \n")
+    assert all(name in said for name in COUNTINGS)
 
 
 def test_a_witness_that_will_not_run_cannot_be_asked_for(memprof_main: Main) -> None:

@@ -137,6 +137,8 @@ SCENARIOS: dict[str, list[Record]] = {
     "cpu": planned(["9m"], ["sgd"], kernels="cpu"),
     "measured": planned(["9m"], ["sgd"], device="cpu"),
     "no product": planned(["60m"], ["adamw", "lora"]) + planned(["60m"], ["adamw"], batch_size=3),
+    "counted": planned(["60m", "llama3.2-1b"], ["adamw"], counting="paper:approximations"),
+    "counted, our vocabulary": planned(["60m"], ["adamw"], counting="paper:approximations", vocab_size=32_000),
     "two models": planned(["60m"], ["adamw", "lora"]) + planned(["9m"], ["adamw"], dtype="fp32"),
 }
 

@@ -9,6 +9,7 @@ import pytest
 
 from memprof.api import plan
 from memprof.catalogue import METHODS, get_method
+from memprof.explain.accounts import accounts
 from memprof.explain.answer import baseline_of, explain
 from memprof.explain.levers import CHANGES, heaviest, options
 from memprof.explain.parts import cut, folded
@@ -141,6 +142,15 @@ def test_accounts_are_the_formulas_by_each_papers_counting() -> None:
     (state,) = (account for account in found.accounts if account.key == "optimizer_state")
     assert state.countings == ("paper:approximations",)
     assert found.trace.optimizer_state - state.after == found.state["basis"]
+
+
+def test_accounts_are_of_the_paper_s_own_vocabulary() -> None:
+    """32,100 tokens where the model has the 32,000 of the papers' zoo, as a comparison by that counting has."""
+    fields: dict[str, Any] = {"num_layers": 2, "batch_size": 1, "seq_len": 16, "counting": "paper:approximations"}
+    plain, adamw = (plan(["350m"], [name], **(fields | {"counting": "memprof"}))[0] for name in ("adam-mini", "adamw"))
+    totals = [formula(plan(["350m"], [name], **fields)[0]).total for name in ("adamw", "adam-mini")]
+    (sums,) = (a for a in accounts(plain, adamw) if a.key == "total" and "paper:approximations" in a.countings)
+    assert [sums.before, sums.after] == totals
 
 
 def test_levers_that_are_pulled_already_are_left_out() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from memprof.record import Formula, History, Interval, Measured, Record, Trace
+from memprof.record import NO_PHASE, Formula, History, Interval, Measured, Record, Trace
 
 GIB = 2**30
 MakeRecord = Callable[..., Record]
@@ -45,15 +45,20 @@ def make_record(
     hyperparameters: dict[str, Any] | None = None,
     unit: int = GIB,
     timeline: bool = False,
+    summed: tuple[int, int, int, int, int] | None = None,
     **scenario: Any,
 ) -> Record:
     """A record; `speed` makes it measured, `formula_off` bytes set the formula's peak apart from the trace's.
 
-    `timeline` gives the trace one of six instants, of which the third is the peak.
+    `timeline` gives the trace one of six instants, of which the third is the peak. `summed` are the sizes that the
+    formula adds up as a paper counts.
     """
     shared = memory(*sizes, unit=unit)
-    predicted = {**shared, "peak": shared["peak"] + formula_off}
+    predicted, refresh_by_formula = {**shared, "peak": shared["peak"] + formula_off}, refresh
     predicted["peak_by_category"] = shared["peak_by_category"] | {"extra": shared["extra"] + formula_off}
+    if summed:
+        predicted = memory(*summed, unit=unit) | {"peak_phase": NO_PHASE}
+        scenario, refresh_by_formula = {"counting": "paper:galore"} | scenario, None
     extras: dict[str, Any] = {"refresh_peak": refresh, "reserved": reserved, "extra_largest": "aten::mm (1024 B)"}
     known = {"model": model, "vocab_size": 32000, "num_layers": 24, "method": method}
     known |= {"hyperparameters": hyperparameters or {"lr": 0.001, "betas": [0.9, 0.999]}}
@@ -66,7 +71,7 @@ def make_record(
         status=status,
         reason=reason,
         flags=flags,
-        formula=Formula(**predicted, total=sum(sizes[:4]) * unit, refresh_peak=refresh) if formula else None,
+        formula=Formula(**predicted, total=sum(sizes[:4]) * unit, refresh_peak=refresh_by_formula) if formula else None,
         trace=Trace(**shared, **extras, timeline=history(sizes, unit) if timeline else None) if trace else None,
         measured=_measured(shared, extras, speed) if speed is not None else None,
     )

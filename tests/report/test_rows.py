@@ -11,7 +11,7 @@ from memprof.errors import MemprofError
 from memprof.record import COMPARED, Record
 from memprof.report.columns import SHORT
 from memprof.report.describe import labels, plain, scenario_line
-from memprof.report.rows import make_rows
+from memprof.report.rows import make_rows, peak_name, suitable_unit
 
 GIB = 2**30
 Make = Callable[..., Record]
@@ -71,6 +71,44 @@ def test_fits_weighs_reserved_bytes_and_refresh_steps(record: Make) -> None:
     assert make_rows([record(sizes=sizes)])[0].fits is None
 
 
+def test_fits_is_judged_by_who_sees_instants_and_never_by_a_sum(record: Make) -> None:
+    """The sum is 2 GiB, the traced peak 10 and the reserved bytes of a measurement 11."""
+    traced, measured = record(summed=(1, 0, 1, 0, 0)), record(summed=(1, 0, 1, 0, 0), speed=1.0, reserved=11 * GIB)
+    alone = record(summed=(1, 0, 1, 0, 0), trace=False)
+    assert [row.fits for row in make_rows([traced, measured], fits=3 * GIB)] == [False, False]
+    assert [row.fits for row in make_rows([traced, measured], fits=10 * GIB)] == [True, False]
+    assert [row.fits_by for row in make_rows([traced, measured], fits=10 * GIB)] == ["trace", "measured"]
+    assert make_rows([alone], fits=3 * GIB)[0].fits is None
+    assert make_rows([record(trace=False)], fits=10 * GIB)[0].fits is True, "memprof's own formula sees instants"
+
+
+def test_a_paper_s_counting_is_shown_by_the_formula_unless_another_is_asked_for(record: Make) -> None:
+    counted = [record(summed=(1, 0, 1, 0, 0)), record("lora", (2, 0, 0, 2, 1), summed=(1, 0, 0, 0, 0), speed=1.0)]
+    rows = make_rows(counted)
+    assert [(row.witness, row.peak, row.saving, row.is_sum) for row in rows] == [
+        ("formula", 2 * GIB, 0.0, True),
+        ("formula", GIB, 0.5, True),
+    ]
+    assert [(row.paper_total, row.difference) for row in rows] == [(None, None)] * 2
+    traced = make_rows(counted, by="trace")
+    assert [(row.witness, row.peak, row.is_sum) for row in traced] == [
+        ("trace", 10 * GIB, False),
+        ("trace", 5 * GIB, False),
+    ]
+    assert [row.difference for row in traced] == [None, None], "a difference of conventions"
+    assert peak_name(rows) == "sum" and peak_name(traced) == "peak" and peak_name([*rows, *traced]) == "peak or sum"
+
+
+def test_a_traced_peak_is_never_set_against_a_sum(record: Make) -> None:
+    adamw, lora = record(trace=False, summed=(1, 0, 1, 0, 0)), record("lora", summed=(1, 0, 0, 0, 0))
+    assert make_rows([adamw, lora], by="trace")[1].saving is None
+
+
+def test_the_unit_suits_what_is_shown(record: Make) -> None:
+    assert suitable_unit([record(unit=2**20, summed=(1, 0, 1, 0, 0))]) == "MiB"
+    assert suitable_unit([record(unit=2**24, summed=(0, 0, 0, 0, 0))]) == "MiB", "0.16 GiB by trace, which is not shown"
+
+
 def test_largest_difference_by_hand(record: Make) -> None:
     assert make_rows([record(formula_off=GIB)])[0].difference == ("peak", 0.1)
     assert make_rows([record(trace=False)])[0].difference is None
@@ -101,6 +139,15 @@ def test_scenario_says_what_is_shared_and_what_is_unusual(record: Make) -> None:
     assert scenario_line([record(num_layers=1)]).startswith("1 layer, batch 8")
     assert "batch" not in scenario_line([record(), record(batch_size=1)])
     assert "accumulation 4" in scenario_line([record(accumulation=4)])
+
+
+def test_a_counting_names_its_vocabulary(record: Make) -> None:
+    galore, llama3 = record(summed=(1, 0, 1, 0, 0)), record(summed=(1, 0, 1, 0, 0), model="llama3", vocab_size=128256)
+    own = record("lora", summed=(1, 0, 1, 0, 0), model="60m")
+    assert "formula counted as paper:galore, vocabulary 32000" in scenario_line([galore])
+    assert "vocabulary 32000 (llama3 128256)" in scenario_line([galore, own, llama3])
+    assert "vocabulary" not in scenario_line([record()])
+    assert "vocabulary" not in scenario_line([galore, record(summed=(1, 0, 1, 0, 0), vocab_size=500)]), "labels say it"
 
 
 def test_plain_text_is_one_printable_line() -> None:

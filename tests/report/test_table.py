@@ -116,6 +116,37 @@ def test_columns_appear_only_with_something_to_say(record: Make) -> None:
     assert {"Model", "Refresh peak", "Fits 24 GiB", "Status"} <= {column.header for column in several.columns}
 
 
+def test_a_paper_s_sum_is_headed_as_one(record: Make) -> None:
+    """By hand: 2 and 1 GiB are the sums, 10 and 5 GiB the peaks."""
+    counted = [record(summed=(1, 0, 1, 0, 0)), record("lora", (2, 0, 0, 2, 1), summed=(1, 0, 0, 0, 0), refresh=GIB)]
+    comparison = render(counted, fits=3 * GIB)
+    headers = [column.header for column in comparison.columns]
+    assert headers == ["Method", "Param", "Grad", "OS", "Act", "Extra", "Sum", "vs AdamW", "Fits 3 GiB"]
+    adamw, lora = rows_of(show(comparison, 120))
+    assert [cell.strip() for cell in adamw][-3:] == ["2.00", "baseline", "no"]
+    assert [cell.strip() for cell in lora][-3:] == ["1.00", "50.0 %", "no"]
+    said = " ".join(show(comparison, 120).split())
+    for part in ("the share of AdamW's sum that is saved", "formula counted as paper:galore", "Fits is by trace"):
+        assert part in said
+    assert "Sum" in show(comparison, 200, terminal=True) and "Peak" not in show(comparison, 200, terminal=True)
+    assert "Sum" in [column.header for column in comparison.fit(40)[0]]
+
+
+def test_a_counting_beside_another_witness_is_said(record: Make) -> None:
+    counted = [record(summed=(1, 0, 1, 0, 0)), record("lora", (2, 0, 0, 2, 1), summed=(1, 0, 0, 0, 0))]
+    comparison = render(counted, by="trace")
+    headers = {column.header for column in comparison.columns}
+    assert {"Peak", "Paper total"} <= headers and "Formula - trace" not in headers
+    assert "formula counted as paper:galore" in " ".join(show(comparison, 120).split())
+
+
+def test_sums_and_peaks_in_one_table_are_told_apart(record: Make) -> None:
+    mixed = render([record(), record("lora", summed=(1, 0, 0, 0, 0))])
+    assert "Peak or sum" in [column.header for column in mixed.columns]
+    text = " ".join(show(mixed, 120).split())
+    assert "lora counting=paper:galore" in text and "is a sum over categories and no instant" in text
+
+
 @pytest.mark.parametrize("width", WIDTHS)
 def test_failed_rows_show_status_and_reason(record: Make, width: int) -> None:
     failed = record("dora", formula=False, trace=False, status="timeout", reason="no answer within 600 s")

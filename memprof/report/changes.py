@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from memprof.difference import IMPROVED, SAME, SPEED, VERDICTS, WORSE, Difference, Figure, Value
-from memprof.record import Interval
+from memprof.difference import IMPROVED, SAME, SPEED, VERDICTS, WORSE, Difference, Figure, Pair, Value
+from memprof.record import Interval, Memory
 from memprof.report.captions import SPOKEN, UNIT_MEANS
 from memprof.report.columns import NONE, size, speed
 from memprof.report.describe import labels, models, plain, scenario_line
+from memprof.report.rows import SUM
 from memprof.units import UNITS
 
 NAMES = {
@@ -43,7 +44,7 @@ def rows(difference: Difference, unit: str, everything: bool = False) -> list[Ch
     """A row for each figure that did not stay the same, or for every one."""
     names = _names(difference)
     return [
-        _row(figure, plain(pair.record.model), name, unit)
+        _row(figure, plain(pair.record.model), name, unit, figure_name(pair, figure))
         for pair, name in zip(difference.pairs, names, strict=True)
         for figure in pair.figures
         if everything or figure.verdict != SAME
@@ -54,11 +55,21 @@ def _names(difference: Difference) -> list[str]:
     return labels([pair.record for pair in difference.pairs])
 
 
-def _row(figure: Figure, model: str, method: str, unit: str) -> Change:
+def figure_name(pair: Pair, figure: Figure) -> str:
+    """How a table calls a figure: where a paper's counting stands in the place of a peak, it is a sum."""
+    return SUM if figure.key == "peak" and _is_sum(pair) else NAMES[figure.key]
+
+
+def _is_sum(pair: Pair) -> bool:
+    memory: Memory | None = getattr(pair.record, pair.witness) if pair.witness else None
+    return memory is not None and memory.is_sum
+
+
+def _row(figure: Figure, model: str, method: str, unit: str, name: str) -> Change:
     return Change(
         model=model,
         method=method,
-        figure=NAMES[figure.key],
+        figure=name,
         before=_value(figure.before, unit),
         after=_value(figure.after, unit),
         change=_change(figure, unit),
@@ -159,18 +170,20 @@ def _reasons(difference: Difference, unit: str) -> list[str]:
     lines = []
     for pair, name in zip(difference.pairs, _names(difference), strict=True):
         where = f"{plain(pair.record.model)} {name}" if several else name
-        told = ((figure, "; ".join(_reason(figure, unit))) for figure in pair.figures)
-        lines += [f"{where}, {NAMES[figure.key]}: {text}." for figure, text in told if text]
+        told = ((figure, "; ".join(_reason(figure, unit, _is_sum(pair)))) for figure in pair.figures)
+        lines += [f"{where}, {figure_name(pair, figure)}: {text}." for figure, text in told if text]
         lines += (
             [] if pair.figures or not pair.joined_on else [f"{where}: no figures of a witness that both runs have."]
         )
     return lines
 
 
-def _reason(figure: Figure, unit: str) -> Iterator[str]:
+def _reason(figure: Figure, unit: str, summed: bool) -> Iterator[str]:
     if figure.parts:
         parts = sorted(figure.parts.items(), key=lambda part: -abs(part[1]))
-        yield "at that instant " + ", ".join(f"{NAMES[key]} {signed(change, unit)}" for key, change in parts)
+        yield ("in it " if summed else "at that instant ") + ", ".join(
+            f"{NAMES[key]} {signed(change, unit)}" for key, change in parts
+        )
     if figure.note:
         yield plain(figure.note)
 

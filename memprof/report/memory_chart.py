@@ -16,7 +16,7 @@ from memprof.report.captions import SPOKEN, UNIT_MEANS
 from memprof.report.columns import size
 from memprof.report.describe import models, scenario_line
 from memprof.report.palette import PALETTE
-from memprof.report.rows import Row, make_rows
+from memprof.report.rows import PEAK, Row, make_rows, peak_name
 from memprof.report.style import EDGE, SMALL, folded, text_width
 from memprof.units import UNITS
 
@@ -39,7 +39,7 @@ class Bar:
 
 
 def memory_figure(records: Sequence[Record], *, by: str | None = None, unit: str = "GiB", note: str = "") -> Figure:
-    """Stacked bars, a group for each method; all witnesses that ran and differ, or only `by`."""
+    """Stacked bars, a group for each method; all witnesses that ran and differ, or only `by`, or a paper's sum."""
     rows = make_rows(records, by=by)
     if not rows:
         raise NothingToDoError("there are no records to draw")
@@ -74,7 +74,8 @@ def _right(rows: Sequence[Row], unit: str) -> float:
 
 
 def _title(rows: Sequence[Row], unit: str) -> str:
-    return f"{', '.join(models(row.record for row in rows))}: memory at the worst instant of a training step, {unit}"
+    when = "at the worst instant of a training step" if peak_name(rows) == PEAK else "of a training step"
+    return f"{', '.join(models(row.record for row in rows))}: memory {when}, {unit}"
 
 
 def _source(bars: Sequence[Bar], apart: bool, unit: str) -> str:
@@ -91,8 +92,9 @@ def _source(bars: Sequence[Bar], apart: bool, unit: str) -> str:
 
 
 def _bars(row: Row, witnesses: Sequence[str], top: float) -> list[Bar]:
+    """A sum stands alone: beside it, a peak would seem to be another view of the same."""
     views: dict[tuple[tuple[str, int], ...], list[str]] = {}
-    for name in witnesses:
+    for name in [row.witness] if row.is_sum and row.witness else witnesses:
         memory = getattr(row.record, name)
         if memory is not None:
             views.setdefault(tuple(sorted(memory.peak_by_category.items())), []).append(name)

@@ -13,7 +13,7 @@ from memprof.report import style
 from memprof.report.captions import UNIT_MEANS, witness_line
 from memprof.report.describe import scenario_line
 from memprof.report.palette import LINES, MARKERS
-from memprof.report.rows import make_rows
+from memprof.report.rows import make_rows, peak_memory
 from memprof.report.series import QUANTITIES, Line, sweeps
 from memprof.report.style import INK, MUTED, SMALL
 from memprof.units import UNITS
@@ -33,11 +33,12 @@ def sweep_figure(records: Sequence[Record], *, by: str | None = None, unit: str 
     said = [scenario_line(records), f"{means}{witness_line(rows)}", *_left_out(found.values()), note]
     names = list(dict.fromkeys(model for model, _ in found))
     with style.styled():
-        title = f"{', '.join(names)}: peak memory against {' and '.join(swept)}"
+        title = f"{', '.join(names)}: {peak_memory(rows)} against {' and '.join(swept)}"
         right = 0.4 + max(style.text_width(line.name, SMALL) for group in found.values() for line in group)
         page = style.page(title, list(filter(None, said)), [PANEL_INCHES] * len(found), left=0.85, right=right)
         for axes, ((model, key), group) in zip(page.panels, found.items(), strict=True):
             _panel(axes, group[:MOST_LINES], key, unit)
+            axes.set_ylabel(f"{peak_memory(rows)}, {unit}")
             if len(names) > 1:
                 axes.set_title(model, loc="left", size=style.TEXT + 1, weight="bold", pad=5)
     return page.figure
@@ -70,7 +71,6 @@ def _panel(axes: Axes, group: Sequence[Line], key: str, unit: str) -> None:
     axes.grid()
     axes.tick_params(length=0, labelsize=SMALL)
     axes.set_xlabel(QUANTITIES[key], labelpad=2)
-    axes.set_ylabel(f"peak memory, {unit}")
     _name(axes, ends)
 
 

@@ -14,7 +14,7 @@ from memprof.report.captions import UNIT_MEANS, witness_line
 from memprof.report.columns import percent, size
 from memprof.report.describe import models, scenario_line
 from memprof.report.place import Point, place
-from memprof.report.rows import Row, make_rows
+from memprof.report.rows import Row, make_rows, peak_memory, peak_name
 from memprof.report.series import front
 from memprof.report.style import EDGE, HEAVIER, INK, LIGHTER, RULE, SMALL, folded, text_width
 from memprof.units import UNITS
@@ -36,7 +36,7 @@ def _scatter(rows: Sequence[Row], measured: Sequence[Row], unit: str, note: str)
     facets = _by_model(measured)
     said = [*_said(rows, measured, unit, note), "Vertical bars: 95 % intervals. Filled, joined by the line: no "
             "other method is both lighter and faster."]  # fmt: skip
-    title = f"{_names(measured)}: peak memory against throughput"
+    title = f"{_names(measured)}: {peak_memory(measured)} against throughput"
     page = style.page(title, said, [SCATTER_INCHES] * len(facets), left=0.95, right=0.5)
     for axes, facet in zip(page.panels, facets, strict=True):
         _points(axes, facet, unit)
@@ -61,7 +61,7 @@ def _points(axes: Axes, rows: Sequence[Row], unit: str) -> None:
     _cross(axes, points)
     axes.grid()
     axes.tick_params(length=0, labelsize=SMALL)
-    axes.set_xlabel(f"peak memory, {unit}")
+    axes.set_xlabel(f"{peak_memory(rows)}, {unit}")
     axes.set_ylabel("examples per second")
     place(axes, points)
 
@@ -98,12 +98,15 @@ def _cross(axes: Axes, points: Sequence[Point]) -> None:
 def _ranking(rows: Sequence[Row], unit: str, note: str) -> Figure:
     seen = sorted((row for row in rows if row.memory), key=lambda row: (row.peak or 0, row.label))
     facets = _by_model(seen, models(row.record for row in rows))
-    said = [*_said(rows, seen, unit, note), "Dashed: AdamW's peak. Each line is what a method saves or adds."]
+    said = [
+        *_said(rows, seen, unit, note),
+        f"Dashed: AdamW's {peak_name(seen)}. Each line is what a method saves or adds.",
+    ]
     has_baseline = any(row.saving is not None for row in seen)
     left = EDGE + max((text_width(folded(row.label)) for row in seen), default=1.0) + 0.15
     room = _room(seen, unit)
     right = EDGE + room + 0.2 + max((text_width(_verdict(row), SMALL) for row in seen), default=0.0)
-    title = f"{_names(rows)}: peak memory{' against AdamW' if has_baseline else ', ranked'}, {unit}"
+    title = f"{_names(rows)}: {peak_memory(seen)}{' against AdamW' if has_baseline else ', ranked'}, {unit}"
     heights = [ROW_INCHES * max(sum(_lines(row) for row in facet), 2) for facet in facets] or [1.0]
     page = style.page(title, said if has_baseline else said[:-1], heights, left=left, right=right)
     for axes, facet in zip(page.panels, facets, strict=False):

@@ -14,7 +14,7 @@ from memprof.report.captions import SPOKEN, UNIT_MEANS
 from memprof.report.columns import size
 from memprof.report.describe import models, scenario_line
 from memprof.report.palette import NAMES, PALETTE
-from memprof.report.rows import Row, featured, make_rows
+from memprof.report.rows import Row, featured, make_rows, peak_name
 from memprof.report.series import ends, signed, steps
 from memprof.report.style import EDGE, INK, MUTED, SMALL, text_width
 from memprof.units import UNITS
@@ -37,7 +37,7 @@ def waterfall_figure(records: Sequence[Record], *, by: str | None = None, unit: 
     with style.styled():
         heights = [BAR_INCHES * (len(steps(row)) + 2) for row in shown]
         left = EDGE + max(text_width(text, SMALL) for row in shown for text in _names(row)) + 0.1
-        title = f"{', '.join(names)}: from AdamW's peak to each method's, {unit}"
+        title = f"{', '.join(names)}: from AdamW's {peak_name(shown)} to each method's, {unit}"
         page = style.page(title, list(filter(None, said)), heights, left=left, right=1.0, below=BELOW)
         for axes, row in zip(page.panels, shown, strict=True):
             _panel(axes, row, unit, max(_most(other) for other in shown if other.model == row.model))

@@ -21,6 +21,8 @@ from memprof.record import Record
 from memprof.report import charts
 from memprof.report.palette import DARK
 from memprof.report.place import Box, Point, place
+from memprof.report.sweep_chart import sweep_figure
+from memprof.report.waterfall_chart import waterfall_figure
 from memprof.timeline import CATEGORIES
 
 GIB = 2**30
@@ -120,6 +122,18 @@ def test_one_witness_is_drawn_when_one_is_asked_for(record: Make) -> None:
     figure = charts.memory_figure([record(speed=1.0), record("lora")], by="trace")
     assert len(bars(figure.axes[0])) == 2
     assert any(text.endswith("by trace") for text in words(figure))
+
+
+def test_a_paper_s_sum_is_no_instant_in_any_chart(record: Make) -> None:
+    """By hand: sums of 2 and 1 GiB; the traced 10 and 5 GiB stay away unless asked for."""
+    first, second = {"rank": 4}, {"rank": 8}
+    records = [record(summed=(1, 0, 1, 0, 0)), *(record("lora", (2, 0, 0, 2, 1), summed=(1, 0, 0, 0, 0), speed=1.0,
+               hyperparameters=each) for each in (first, second))]  # fmt: skip
+    figures = [draw(records) for draw in (charts.memory_figure, charts.tradeoff_figure, waterfall_figure, sweep_figure)]
+    said = [" ".join(words(figure)) for figure in (*figures, charts.tradeoff_figure(records[:1]))]
+    assert all("instant" not in text and "eak" not in text for text in said), said
+    assert "2.00" in said[0] and "10.00" not in said[0]
+    assert "10.00" in words(charts.memory_figure(records, by="trace"))
 
 
 def test_a_chart_carries_its_scenario(record: Make) -> None:

@@ -61,6 +61,18 @@ def test_only_changes_are_shown_and_the_rest_is_counted(record: Make) -> None:
     assert "not shown" not in show(compared([record()], [record()]), everything=True)
 
 
+def test_a_paper_s_sum_is_no_peak_that_changed(record: Make) -> None:
+    """Left alone, the traces speak, which no counting touches; by formula, the sums."""
+    light, heavy = record(summed=(1, 0, 1, 0, 0)), record(summed=(1, 0, 2, 0, 0))
+    runs = (Run(name=name, environment={}, records=[each]) for name, each in (("main", light), ("branch", heavy)))
+    summed = diff(*runs, by="formula")
+    assert [change.figure for change in rows(summed, "GiB")] == ["optimizer state", "sum", "between steps"]
+    said = " ".join(caption(summed, "GiB"))
+    assert "sum: in it optimizer state +1.00 GiB" in said and "instant" not in said
+    assert "formula counted as paper:galore" in said
+    assert [change.verdict for change in rows(compared([light], [heavy]), "GiB", everything=True)] == ["same"] * 7
+
+
 def test_all_rows_on_request(record: Make) -> None:
     difference = compared([record()], [record()])
     assert "No figure changed." in show(difference)

@@ -86,6 +86,18 @@ def test_the_data_are_the_records(pair: list[Record]) -> None:
         assert timelines[record.id]["activation"] == list(record.trace.timeline.activation)
 
 
+def test_a_paper_s_sum_is_not_told_as_a_peak(record: Make) -> None:
+    counted = [record("lora", (2, 0, 0, 2, 1), summed=(1, 0, 0, 0, 0), speed=1.0, hyperparameters={"rank": rank})
+               for rank in (4, 8)]  # fmt: skip
+    page = html([record(summed=(1, 0, 1, 0, 0)), *counted], environment={})
+    body = page.partition("<main>")[2].partition('<section id="agreement">')[0]
+    assert "From AdamW&#39;s sum" in body or "From AdamW's sum" in body
+    assert "1.00 GiB in sum, 50.0 % below AdamW" in page and "a sum over categories" in body
+    assert "eak" not in body and "worst" not in body
+    mixed = html([record(), *counted], environment={})
+    assert "Lightest" not in mixed, "a sum is not set against a peak"
+
+
 def test_cells_tell_their_bytes_and_sort_by_them(pair: list[Record]) -> None:
     page = read(pair)
     cells = [known for tag, known in page.elements if tag == "td"]

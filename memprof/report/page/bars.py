@@ -75,7 +75,8 @@ def _stack(row: Row, unit: str, most: int) -> Bar:
         if nbytes > 0:
             pieces.append(Piece(name, 100 * start / most, 100 * nbytes / most))
         start += nbytes
-    tip = f"{row.label}, {row.witness}, worst in {row.memory.peak_phase}\n"
+    when = "a sum over categories" if row.is_sum else f"worst in {row.memory.peak_phase}"
+    tip = f"{row.label}, {row.witness}, {when}\n"
     tip += spelled(row.memory.peak_by_category, row.memory.peak)
     return Bar(row.label, tuple(pieces), size(row.peak, unit), tip, row.record.id)
 

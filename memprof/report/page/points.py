@@ -10,7 +10,7 @@ from memprof.report.columns import SHORT, size, speed
 from memprof.report.page.bars import exact
 from memprof.report.page.timeline import Mark, round_values
 from memprof.report.palette import NAMES
-from memprof.report.rows import Row
+from memprof.report.rows import PEAK, SUM, Row, peak_memory, peak_name
 from memprof.report.series import QUANTITIES, Line, Pair, agreement, front, sweeps, verdict
 from memprof.units import UNITS
 
@@ -71,14 +71,14 @@ def _speed_chart(model: str, rows: Sequence[Row], unit: str) -> Chart:
         f"{'H' if index else 'M'}{dot.x:.2f}{'V' if index else ' '}{dot.y:.2f}" for index, dot in enumerate(stairs)
     )
     said = "Filled, joined by the line: no other method is both lighter and faster. Vertical bars: 95 % intervals."
-    return Chart(model, said, f"peak memory, {unit}", "examples per second", _linear(heaviest / UNITS[unit]),
+    return Chart(model, said, f"{peak_memory(rows)}, {unit}", "examples per second", _linear(heaviest / UNITS[unit]),
                  _upward(fastest), tuple(dots), (Curve("front", path),))  # fmt: skip
 
 
 def _speed_dot(row: Row, filled: bool, heaviest: float, fastest: float) -> Dot:
     rate = row.examples_per_second
     assert rate is not None
-    tip = f"{row.label}\npeak {exact(row.peak or 0)}\n{speed(rate)} examples per second"
+    tip = f"{row.label}\n{SUM if row.is_sum else PEAK} {exact(row.peak or 0)}\n{speed(rate)} examples per second"
     down = (100 - 100 * value / fastest for value in (rate.median, rate.low, rate.high))
     middle, low, high = down
     look = f"{'base' if row.is_baseline else 'other'} {'filled' if filled else 'hollow'}"
@@ -93,27 +93,28 @@ def _short(label: str) -> str:
 
 def sweep_charts(rows: Sequence[Row], unit: str) -> list[Chart]:
     """Peak against what was swept."""
-    return [_sweep_chart(model, key, group, unit) for (model, key), group in sweeps(rows).items()]
+    found = sweeps(rows).items()
+    return [_sweep_chart(model, key, group, unit, peak_name(rows), peak_memory(rows)) for (model, key), group in found]
 
 
-def _sweep_chart(model: str, key: str, group: Sequence[Line], unit: str) -> Chart:
+def _sweep_chart(model: str, key: str, group: Sequence[Line], unit: str, peak: str, axis: str) -> Chart:
     values = sorted({value for line in group if line.is_swept for value, _ in line.points})
     left, width = math.log(values[0]), math.log(values[-1] / values[0])
-    highest = max(peak for line in group for _, peak in line.points) * 1.08
+    highest = max(nbytes for line in group for _, nbytes in line.points) * 1.08
     dots, curves = [], []
     for number, line in enumerate(group):
         look = f"line{number % 8}"
         places = [
-            (4 + 92 * (math.log(value) - left) / width if line.is_swept else 50.0, 100 - 100 * peak / highest)
-            for value, peak in line.points
+            (4 + 92 * (math.log(value) - left) / width if line.is_swept else 50.0, 100 - 100 * nbytes / highest)
+            for value, nbytes in line.points
         ]
         path = "L".join(f"{x:.2f} {y:.2f}" for x, y in places)
         curves.append(Curve(look, f"M{path}" if line.is_swept else f"M0 {places[0][1]:.2f}H100", line.name))
-        for (value, peak), (x, y) in zip(line.points, places, strict=True):
+        for (value, nbytes), (x, y) in zip(line.points, places, strict=True):
             at = f" at {QUANTITIES[key].partition(',')[0]} {value}" if line.is_swept else ""
-            dots.append(Dot(x, y, look, f"{line.name}{at}\npeak {size(peak, unit)} {unit}, {exact(peak)}"))
+            dots.append(Dot(x, y, look, f"{line.name}{at}\n{peak} {size(nbytes, unit)} {unit}, {exact(nbytes)}"))
     across = tuple(Mark(str(value), 4 + 92 * (math.log(value) - left) / width) for value in values)
-    return Chart(model, "", QUANTITIES[key], f"peak memory, {unit}", across, _upward(highest / UNITS[unit]),
+    return Chart(model, "", QUANTITIES[key], f"{axis}, {unit}", across, _upward(highest / UNITS[unit]),
                  tuple(dots), tuple(curves))  # fmt: skip
 
 

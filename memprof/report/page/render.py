@@ -20,7 +20,7 @@ from memprof.report.page.points import agreement_chart, speed_charts, sweep_char
 from memprof.report.page.table import table
 from memprof.report.page.timeline import SIDE, plots
 from memprof.report.palette import DARK, LINES, NAMES, PALETTE
-from memprof.report.rows import Row, make_rows
+from memprof.report.rows import EITHER, Row, make_rows, peak_name
 
 HERE = Path(__file__).parent
 LEADING = 79
@@ -53,6 +53,7 @@ def html(
         scenario=scenario_line(records),
         source=captions.source(rows, unit),
         answer=answer(rows, unit),
+        peak=peak_name(rows),
         note=note,
         unit=unit,
         columns=columns,
@@ -83,10 +84,11 @@ def html(
 def answer(rows: Sequence[Row], unit: str) -> str:
     """The first thing to know: the lightest, and how far it is below AdamW."""
     seen = [row for row in rows if row.peak is not None]
-    if not seen or len({row.model for row in rows}) > 1:
+    if not seen or len({row.model for row in rows}) > 1 or peak_name(rows) == EITHER:
         return ""
     least = min(seen, key=lambda row: row.peak or 0)
-    said = f"Lightest: {least.label}, {size(least.peak, unit)} {unit} at its peak"
+    where = "in sum" if least.is_sum else "at its peak"
+    said = f"Lightest: {least.label}, {size(least.peak, unit)} {unit} {where}"
     if least.is_baseline:
         return f"{said}; nothing here is lighter."
     return f"{said}, {percent(least.saving)} below AdamW's." if least.saving is not None else f"{said}."

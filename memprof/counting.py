@@ -82,10 +82,11 @@ class Counting:
         return stored + (sum(weight.nbytes for weight, cost in costs if not cost.frozen) if twice else 0)
 
 
-def sequence_activation(shape: LlamaShape, seq_len: int) -> int:
-    """Bytes that the closed form of `one sequence` gives: 2-byte activations, attention's scores not recomputed."""
+def sequence_activation(shape: LlamaShape, seq_len: int, itemsize: int) -> int:
+    """Bytes that the closed form of `one sequence` gives for 2-byte activations, attention's scores not recomputed;
+    twice as many in fp32."""
     per_layer = seq_len * (32 * shape.hidden_size + 5 * shape.num_attention_heads * seq_len)
-    return shape.num_hidden_layers * per_layer
+    return shape.num_hidden_layers * per_layer * itemsize // 2
 
 
 MEMPROF = Counting()

@@ -73,7 +73,11 @@ def _sum(
 def _counted_activation(scenario: Scenario, counting: Counting, costs: ModelCosts) -> int:
     if counting.activation == "kept":
         return activation_bytes(scenario, costs)
-    return sequence_activation(scenario.shape, scenario.seq_len) if counting.activation == "one sequence" else 0
+    return (
+        sequence_activation(scenario.shape, scenario.seq_len, scenario.itemsize)
+        if counting.activation == "one sequence"
+        else 0
+    )
 
 
 def lay_out(weights: list[Weight], costs: list[Footprint]) -> ModelCosts:

@@ -54,6 +54,9 @@ class Setting(Strict):
     dtype: str | None = None
     vocab_size: Annotated[int, Field(ge=1)] | None = None
     num_layers: Annotated[int, Field(ge=1)] | None = None
+    kernels: str | None = None
+    checkpointing: bool | None = None
+    loss_chunks: Annotated[int, Field(ge=1)] | None = None
 
 
 class Changes(Strict):
@@ -94,6 +97,8 @@ class Cell(Strict):
 
 
 def _cell(value: Any) -> Any:
+    if isinstance(value, int | float):
+        raise ValueError(f'write a figure as text, such as "{value}": its digits are what must come out')
     return {"value": value} if isinstance(value, str) else value
 
 
@@ -111,6 +116,8 @@ class Column(Strict):
     """FLOP/s of one device, for a flop bound"""
     bytes_per_second: Annotated[float, Field(gt=0)] | None = None
     setting: Setting = Setting()
+    because: Text = ""
+    """why its cells do not come out, where neither cell nor row says"""
 
     @model_validator(mode="after")
     def _makes_sense(self) -> Column:
@@ -140,6 +147,7 @@ class Row(Strict):
     setting: Setting = Setting()
     counting: Changes = Changes()
     origin: Origin | None = None
+    expect: Expectation | None = None
     because: Text = ""
     note: Text = ""
     baseline: bool = False

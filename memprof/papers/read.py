@@ -10,9 +10,15 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from memprof.errors import MemprofError, shown
-from memprof.papers.source import Paper
+from memprof.papers.cells import Cell, Changes, Column, Row, Setting, Strict
+from memprof.papers.source import Identity, Paper, Table, Term
 
 MAX_FILE = 2**18
+KINDS: dict[str, type[Strict]] = {
+    "table": Table, "column": Column, "row": Row, "cells": Cell, "setting": Setting, "counting": Changes,
+    "identity": Identity, "terms": Term,
+}  # fmt: skip
+"""what stands under each key"""
 
 
 def names() -> list[str]:
@@ -57,11 +63,20 @@ def _parse(text: str, name: str) -> Paper:
 
 def _said(error: ValidationError) -> str:
     """The first fault with its place, as TOML names it: `table[2].row[3].cells: ...`, counted from 1."""
-    first = error.errors(include_url=False, include_input=False)[0]
-    where = _place(first["loc"])
+    faults = {_place(fault["loc"]): fault for fault in reversed(error.errors(include_url=False, include_input=False))}
+    where, first = next(reversed(faults.items()))
     what = " ".join(str(first["msg"]).removeprefix("Value error, ").split())
-    more = f" (and {len(error.errors()) - 1} more)" if len(error.errors()) > 1 else ""
+    if first["type"] == "extra_forbidden":
+        what = f"no such key here; choose from {', '.join(_keys(first['loc']))}"
+    more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
     return f"{where}: {what}{more}" if where else f"{what}{more}"
+
+
+def _keys(loc: Sequence[int | str]) -> list[str]:
+    """The keys of the table in which an unknown one stands."""
+    parents = [part for part in loc[:-1] if isinstance(part, str)]
+    kind = KINDS[parents[-1]] if parents else Paper
+    return [spec.alias or name for name, spec in kind.model_fields.items()]
 
 
 def _place(loc: Sequence[int | str]) -> str:

@@ -44,6 +44,8 @@ class Result:
     """in the same unit, by the paper's counting"""
     stored: float | None
     measured: float | None
+    sequences: int | None = None
+    """of the micro-batch that the trace and a measurement hold; None for single layers"""
     verdict: Verdict
     expected: str
     because: str = ""
@@ -126,5 +128,5 @@ class Reproduction:
 
     @property
     def derived(self) -> int:
-        """Cells that follow from published ones, and come out with them."""
-        return sum(each.origin == "derived" and each.verdict is Verdict.REPRODUCED for each in self.results)
+        """Cells that were made from published ones or by the same counting, and prove nothing."""
+        return sum(each.origin == "derived" and each.published is not None for each in self.results)

@@ -114,8 +114,8 @@ class Paper(Strict):
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,39}$")]
     title: Text
-    authors: Text
-    published: Text
+    authors: Text = ""
+    published: Text = ""
     link: Link = ""
     about: Text = ""
     counting: str = "memprof"

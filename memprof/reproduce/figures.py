@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from memprof.api import plan
 from memprof.catalogue import get_method
-from memprof.counting import Counting
+from memprof.counting import MEMPROF, Counting
 from memprof.formula import formula
 from memprof.method import HORIZON, Method
 from memprof.papers.cells import Column, Row
@@ -67,9 +67,9 @@ class Witnesses:
             speed = measured.examples_per_second if measured else None
             return Figures(measured=speed.median if speed else None)
         keys = column.of.split("+")
-        has_instants = "peak" not in keys or not counting.sums
+        counting = MEMPROF if "peak" in keys and counting.sums else counting  # a sum has no instants
         return Figures(
-            ours=sum(getattr(formula(scenario, counting), name) for name in keys) if has_instants else None,
+            ours=sum(getattr(formula(scenario, counting), name) for name in keys),
             stored=_seen(self.trace(scenario), keys) if self.tracing else None,
             measured=_seen(measured, keys) if measured else None,
         )

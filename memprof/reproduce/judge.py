@@ -6,7 +6,7 @@ from memprof.papers.cells import MISSING, NUMBER, Cell, Column, Row
 from memprof.papers.letters import evaluate
 from memprof.papers.result import SLACK, Obeyed, Result, Verdict
 from memprof.papers.source import Identity, Paper, Table, Term
-from memprof.reproduce.figures import Figures, holds_for_all_sizes
+from memprof.reproduce.figures import Figures, holds_for_all_sizes, scenario_of
 from memprof.units import UNITS
 
 OTHER = {"GiB": "GB", "GB": "GiB", "MiB": "MB", "MB": "MiB"}
@@ -38,9 +38,10 @@ def judge(paper: Paper, table: Table, row: Row, place: int, seen: Figures, other
         ours=shown[0],
         stored=shown[1],
         measured=shown[2],
+        sequences=_sequences(paper, table, row, column),
         verdict=_verdict(paper, table, row, place, ours, measured),
-        expected=cell.expect or (Verdict.NOT_RUN if column.quantity == SPEED else table.expect),
-        because=cell.because or row.because or table.because,
+        expected=cell.expect or row.expect or (Verdict.NOT_RUN if column.quantity == SPEED else table.expect),
+        because=cell.because or row.because or column.because or table.because,
         note=cell.note,
     )
 
@@ -115,6 +116,12 @@ def _number(table: Table, cell: Cell) -> float | None:
         return None
     match = NUMBER.fullmatch(cell.value)
     return float(match[2]) if match else float(evaluate(cell.value, table.sizes[0]))
+
+
+def _sequences(paper: Paper, table: Table, row: Row, column: Column) -> int | None:
+    if row.method is None or table.weights is not None:
+        return None
+    return scenario_of(paper, table, row, column).batch_size
 
 
 def _scale(column: Column) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from types import SimpleNamespace
 
@@ -13,7 +14,7 @@ from memprof.method import Method, Weight, named_weights
 from memprof.papers.letters import evaluate
 
 HEADS = 16
-"""of q_proj and k_proj, for methods that treat heads apart"""
+"""of q_proj and k_proj where their rows allow it, for methods that treat heads apart"""
 DTYPE = torch.bfloat16
 PARENT = {"q_proj": "self_attn", "k_proj": "self_attn", "v_proj": "self_attn", "o_proj": "self_attn"}
 
@@ -21,11 +22,13 @@ PARENT = {"q_proj": "self_attn", "k_proj": "self_attn", "v_proj": "self_attn", "
 def layer(weights: Mapping[str, Sequence[str]], letters: Mapping[str, int]) -> nn.Module:
     """The layers under Hugging Face's names, on meta tensors."""
     model = nn.Module()
-    model.config = SimpleNamespace(num_attention_heads=HEADS, num_key_value_heads=HEADS)  # type: ignore[assignment]
+    rows = [evaluate(weights[name][0], letters) for name in ("q_proj", "k_proj") if name in weights]
+    heads = math.gcd(HEADS, *rows)
+    model.config = SimpleNamespace(num_attention_heads=heads, num_key_value_heads=heads)  # type: ignore[assignment]
     for name, sides in weights.items():
-        rows, columns = (evaluate(side, letters) for side in sides)
+        out, into = (evaluate(side, letters) for side in sides)
         path = f"model.layers.0.{PARENT.get(name, 'mlp')}"
-        _grow(model, path).add_module(name, nn.Linear(columns, rows, bias=False, device="meta", dtype=DTYPE))
+        _grow(model, path).add_module(name, nn.Linear(into, out, bias=False, device="meta", dtype=DTYPE))
     return model
 
 

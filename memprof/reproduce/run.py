@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 
 from memprof.errors import MemprofError, shown
-from memprof.papers.cells import MISSING
+from memprof.papers.cells import MISSING, Row
 from memprof.papers.result import Reproduction, Result
 from memprof.papers.source import Paper, Table
 from memprof.record import Measured
@@ -52,12 +53,28 @@ def _table(paper: Paper, table: Table, witnesses: Witnesses) -> list[Result]:
     for row in table.rows:
         if row.baseline:
             continue
-        for place, column in enumerate(table.columns):
-            if row.cells[place].value == MISSING and column.against == row.label:
-                continue  # a row taken against itself says nothing
-            seen = witnesses.figures(paper, table, row, column)
-            other = witnesses.against(paper, table, column) if column.against else None
-            results.append(judge(paper, table, row, place, seen, other))
+        with _named(f"table {table.id}, row {row.label!r}"):
+            results += _row(paper, table, row, witnesses)
+    return results
+
+
+@contextmanager
+def _named(place: str) -> Iterator[None]:
+    """A method or a rank that is not to be had is told with the row that asks for it."""
+    try:
+        yield
+    except MemprofError as error:
+        raise type(error)(f"{place}: {error}") from None
+
+
+def _row(paper: Paper, table: Table, row: Row, witnesses: Witnesses) -> list[Result]:
+    results = []
+    for place, column in enumerate(table.columns):
+        if row.cells[place].value == MISSING and column.against == row.label:
+            continue  # a row taken against itself says nothing
+        seen = witnesses.figures(paper, table, row, column)
+        other = witnesses.against(paper, table, column) if column.against else None
+        results.append(judge(paper, table, row, place, seen, other))
     return results
 
 

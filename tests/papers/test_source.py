@@ -16,6 +16,22 @@ from memprof.papers.read import MAX_FILE, names, read_paper
 Write = Callable[..., Path]
 
 
+def layers(name: str, side: int) -> str:
+    return f'weights = {{ {name} = ["m", "m"] }}\nsizes = [{{ m = {side} }}]\nsetting ='
+
+
+TINY = """
+[[table.column]]
+label = "Param"
+of = "param"
+unit = "MB"
+
+[[table.row]]
+label = "Full"
+cells = ["-"]
+"""
+
+
 @pytest.mark.parametrize("name", names())
 def test_the_papers_that_come_along_are_valid_and_called_as_their_files(name: str) -> None:
     paper = read_paper(name)
@@ -59,13 +75,24 @@ def test_a_row_changes_the_counting_of_its_table_and_that_of_the_paper(paper_fil
         ({"cell": '"17.99", "1"'}, r"mine.toml: table\[1\]: row 'Full' has 2 cells; the table has 1 columns"),
         ({"cell": '"12!"'}, r"table\[1\].row\[1\].cells\[1\]: '12!' is neither a number nor a sum"),
         ({"cell": '"a lot"'}, r"table\[1\]: 'a lot' is no number; letters need `weights` and `sizes`"),
-        ({"cell": "17.99"}, r"table\[1\].row\[1\].cells\[1\]: Input should be a valid dictionary"),
+        ({"cell": "17.99"}, r"table\[1\].row\[1\].cells\[1\]: write a figure as text, such as \"17.99\""),
         ({"cell": '{ value = "1", expect = "maybe" }'}, r"cells\[1\].expect: Input should be 'reproduced'"),
-        ({"row": 'colour = "red"'}, r"table\[1\].row\[1\].colour: Extra inputs are not permitted"),
+        ({"row": 'colour = "red"'}, r"table\[1\].row\[1\].colour: no such key here; choose from label, method, cells"),
         ({"row": "setting = { rank = 0 }"}, r"row\[1\].setting.rank: Input should be greater than or equal to 1"),
         ({"row": 'setting = { rank = "8" }'}, r"row\[1\].setting.rank: Input should be a valid integer"),
         ({"row": "[[table.identity]]\nsays = 'x'\nterms = []"}, r"identity\[1\].terms: Tuple should have at least 2"),
         ({"row": '[[table.row]]\nlabel = "Full"\ncells = ["1"]'}, r"table 1: two rows have one label"),
+        (
+            {"row": "setting = { rnk = 1 }"},
+            r"row\[1\].setting.rnk: no such key here; choose from model, rank, .*kernels",
+        ),
+        ({"row": 'label2 = "x"\nlabel3 = "y"'}, r"label2: no such key here; .* \(and \d more\)"),
+        ({"cell": '"1"', "more": '[[table]]\nid = "1"\ntitle = "x"\n' + TINY}, "two tables have one id"),
+        ({"more": '[[table.identity]]\nsays = "x"\nterms = [{ row = "Full" }, { row = "No" }]'}, "row 'No', which"),
+        (
+            {"more": '[[table.identity]]\nsays = "x"\nterms = [{ row = "Full" }, { row = "Full", table = "9" }]'},
+            "table '9'",
+        ),
         ({"more": "[[table]]\nid = 'x'"}, r"table\[2\].title: Field required \(and 2 more\)"),
     ],
 )
@@ -96,3 +123,45 @@ def test_what_is_no_toml_or_no_file_is_refused(paper_file: Write, tmp_path: Path
 def test_an_unknown_name_says_which_there_are() -> None:
     with pytest.raises(MemprofError, match="unknown paper 'adam'; choose from approximations, galore, galore-mini, or"):
         read_paper("adam")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (('name = "mine"', 'name = "../mine"'), "name: String should match pattern"),
+        (('name = "mine"', 'name = "mine\\n"'), "name: String should match pattern"),
+        (('id = "1"', 'id = "1 \\u001b[31m"'), r"table\[1\].id: String should match pattern"),
+        (('label = "Param"', 'label = "Par\\u001b[2Jam"'), r"column\[1\].label: control characters, line breaks"),
+        (('title = "One table"', 'title = "One\\ntable"'), r"table\[1\].title: control characters"),
+        (('title = "One table"', 'title = "One\\u202etable"'), r"marks of direction are not allowed"),
+        (('authors = "Nobody"', 'link = "javascript:alert(1)"'), "link: String should match pattern"),
+        (('authors = "Nobody"', 'link = "https://x <script>"'), "link: String should match pattern"),
+        (('authors = "Nobody"', '"a\\u001b[31m" = 1'), "no such key here"),
+        (('unit = "MB"', ""), "bytes need a `unit`, such as GiB"),
+        (('unit = "MB"', 'unit = "MB"\nflops = inf'), "flops: Input should be a finite number"),
+        (('unit = "MB"', 'unit = "Mb"'), "unit 'Mb' is unknown"),
+        (('"17.99"', '"１７.９９"'), "is neither a number nor a sum"),
+        (
+            ("setting =", 'weights = { training = ["m", "m"] }\nsizes = [{ m = 8 }]\nsetting ='),
+            "weights name 'training'",
+        ),
+        (
+            ("setting =", 'weights = { o_proj = ["m", "m"] }\nsizes = [{ m = -8 }]\nsetting ='),
+            "greater than or equal to 1",
+        ),
+        (("setting =", 'weights = { o_proj = ["m", "m"] }\nsizes = [{ m = 8 }]\nsetting ='), "layers have elements of"),
+    ],
+)
+def test_a_hostile_or_mistaken_file_is_refused_in_one_printable_line(
+    paper_file: Write, change: tuple[str, str], said: str
+) -> None:
+    text = paper_file().read_text()
+    assert change[0] in text
+    with pytest.raises(MemprofError, match=said) as error:
+        read_paper(str(paper_file(text=text.replace(*change, 1))))
+    assert str(error.value).isprintable()
+
+
+def test_a_row_may_have_an_expectation_of_its_own(paper_file: Write) -> None:
+    paper = read_paper(str(paper_file(row='expect = "not reproduced"\nbecause = "made up"')))
+    assert paper.tables[0].rows[0].expect == "not reproduced"

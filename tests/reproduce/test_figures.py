@@ -9,6 +9,7 @@ import torch
 
 from memprof import build_model
 from memprof.api import plan
+from memprof.catalogue import get_method
 from memprof.ledger import Ledger
 from memprof.method import BLOCK_MEANS, STEP
 from memprof.papers.read import read_paper
@@ -31,6 +32,12 @@ def test_a_layer_s_elements_are_those_that_the_real_code_keeps(method: str) -> N
     stored = layer.stored_elements(model, method_of(row, letters))
     counted = counted_elements(paper, table, row, ["optimizer_state"], letters)
     assert stored["optimizer_state"] == int(counted)
+
+
+@pytest.mark.parametrize("rows", [15, 16, 40])
+def test_heads_divide_the_rows(rows: int) -> None:
+    model = layer.layer({"q_proj": ("h", "h")}, {"h": rows})
+    assert layer.stored_elements(model, get_method("adam-mini"))["optimizer_state"] >= rows * rows
 
 
 def test_a_layer_has_hugging_face_s_names_and_the_letters_shapes() -> None:
@@ -68,8 +75,9 @@ def test_a_stored_measurement_is_found_whatever_device_seed_and_counting() -> No
     elsewhere = dataclasses.replace(scenario, device="cpu", kernels="cpu", seed=3, counting="paper:galore")
     record = Record(id=elsewhere.id, scenario=plain(elsewhere.to_dict()))
     assert key(record) == key(scenario)
-    (other,) = plan(["9m"], ["galore:rank=4"])
-    assert key(other) != key(scenario)
+    for fields in ({"rank": 4}, {"seq_len": 128}, {"batch_size": 4}, {"accumulation": 2}, {"dtype": "fp32"}):
+        (other,) = plan(["9m"], ["galore"], **({"rank": 8} | fields))
+        assert key(other) != key(scenario), fields
 
 
 def test_a_row_s_setting_goes_before_its_column_s_and_its_table_s() -> None:
@@ -104,3 +112,30 @@ def test_foreach_adam_needs_what_the_page_on_galore_says() -> None:
         optimizer.step()
     assert f"{ledger.peak / 1e9:.2f}" == "13.39"
     assert "13.39 GB by the same ledger" in read_paper("galore").tables[4].rows[0].cells[0].because
+
+
+def test_an_update_reads_a_projector_once() -> None:
+    galore, adamw = (plan(["9m"], [method], rank=8)[0] for method in ("galore", "adamw"))
+    basis = 4 * 7 * 8 * 128 * 2
+    moments = 2 * sum(8 * max(w.shape) if w.is_matrix else w.numel for w in adamw.weights()) * 2
+    assert cost.update_bytes(galore) == 3 * 8_995_968 * 2 + 2 * moments + basis
+
+
+def test_bounds_are_those_of_all_devices() -> None:
+    paper = read_paper("approximations")
+    table = next(each for each in paper.tables if each.id == "2")
+    single = table.model_copy(update={"devices": 1})
+    for column in table.columns:
+        if column.quantity in ("flop bound", "byte bound"):
+            eight, one = (Witnesses().figures(paper, each, table.rows[0], column).ours for each in (table, single))
+            assert eight is not None and one is not None and eight == pytest.approx(8 * one)
+
+
+def test_the_trace_is_no_copy_of_the_formula() -> None:
+    """GaLore's projector is stored and not counted: 44,040,192 elements at 350M (methods.md 4.1)."""
+    paper = read_paper("approximations")
+    table = paper.tables[0]
+    row = next(each for each in table.rows if each.label == "GaLore")
+    state = next(column for column in table.columns if column.of == "optimizer_state")
+    figures = Witnesses().figures(paper, table, row, state)
+    assert figures.ours is not None and figures.stored == figures.ours + 2 * 44_040_192

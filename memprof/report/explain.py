@@ -11,6 +11,7 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderR
 from rich.table import Table
 from rich.text import Text
 
+from memprof.counting import COUNTINGS, MEMPROF, ZOO_VOCABULARY
 from memprof.explanation import Explanation, Holding
 from memprof.record import Memory
 from memprof.report.captions import UNIT_MEANS
@@ -184,9 +185,19 @@ def _caption(explained: Explanation, unit: str) -> Iterator[str]:
     means = f"{unit} = {UNIT_MEANS[unit]} bytes" if unit in UNIT_MEANS else "bytes"
     yield f"{scenario_line([explained.record])}. {means}, by trace."
     yield _made_of(list(explained.state.items()), unit)
-    yield HOW_READ
+    yield " ".join([HOW_READ, *_vocabularies(explained)])
     if explained.refresh is not None and explained.levers:
         yield "Changes are judged by the heavier one of an ordinary step and one that refreshes or merges."
+
+
+def _vocabularies(explained: Explanation) -> Iterator[str]:
+    """The papers that count this model with a vocabulary of their own."""
+    own = explained.record.scenario.get("vocab_size")
+    names = dict.fromkeys(name for account in explained.accounts for name in account.countings)
+    for name in names:
+        counting = COUNTINGS.get(name, MEMPROF)
+        if counting.vocab_size and own == ZOO_VOCABULARY:
+            yield f"{plain(name)} counts a vocabulary of {counting.vocab_size}, this model has {own}."
 
 
 def _made_of(state: Sequence[tuple[str, int]], unit: str) -> str:

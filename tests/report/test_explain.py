@@ -131,6 +131,16 @@ def test_what_is_counted_by_hand(galore: Explanation) -> None:
     ]
 
 
+def test_a_paper_s_own_vocabulary_is_named(galore: Explanation, record: MakeRecord) -> None:
+    account = Account(key="total", countings=("paper:approximations",), before=2, after=1)
+    counted = replace(galore, accounts=(*galore.accounts, account))
+    said = "paper:approximations counts a vocabulary of 32100, this model has 32000."
+    assert said in " ".join(printed(counted).split())
+    assert "vocabulary" not in printed(galore)
+    other = replace(record("galore", (2, 2, 1, 1, 2), vocab_size=128_256), trace=galore.trace)
+    assert "vocabulary" not in printed(replace(counted, record=other)), "its own stays"
+
+
 def test_small_changes_are_not_told_one_by_one(galore: Explanation) -> None:
     changes = tuple((name, GIB // 20 if name == "grad" else 0) for name in CATEGORIES)
     assert "next to nothing changed" in diagnosis(replace(galore, waterfall=changes), "GiB")

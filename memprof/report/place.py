@@ -47,9 +47,9 @@ class Point:
     bold: bool = False
 
 
-def place(axes: Axes, points: Sequence[Point]) -> list[Box]:
+def place(axes: Axes, points: Sequence[Point], nameless: Sequence[Point] = ()) -> list[Box]:
     """Write each name at the nearest free place, with a line to its point where that is not beside it."""
-    taken = [_marker(axes, point) for point in points]
+    taken = [_marker(axes, point) for point in [*points, *nameless]]
     frame, placed = _frame(axes), []
     for point in sorted(points, key=lambda point: (not point.bold, point.x, point.y, point.name)):
         x, y = _in_points(axes, point.x, point.y)

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+import memprof.cli.reproduce as reproduce_cli
+from memprof.cli.screen import WIPE
+from memprof.errors import MemprofError
+from memprof.papers.read import read_paper
+from memprof.reproduce import measurements
+from memprof.reproduce.measurements import Measurements
 from tests.papers.conftest import PARAM_MB, paper_file
 
 __all__ = ["paper_file"]
@@ -27,7 +35,8 @@ def test_a_table_on_stdout_and_nothing_on_stderr(memprof_main: Main) -> None:
 def test_list_names_the_papers_and_their_tables(memprof_main: Main) -> None:
     done = memprof_main("reproduce", "--list")
     assert done.code == 0
-    for words in ("approximations", "galore-mini", "1, 2, 6a, 6b, 11, figure-1, 24gb, text"):
+    tables = ", ".join(table.id for table in read_paper("galore").tables)
+    for words in ("approximations", "galore-mini", tables):
         assert words in done.out
 
 
@@ -63,6 +72,8 @@ def test_files_are_kept_and_not_overwritten(memprof_main: Main, paper_file: Writ
         (("./none.toml",), "cannot read none.toml: No such file"),
         (("galore", "--run", "nowhere"), "nowhere"),
         (("galore", "--device", "tpu"), "unknown device 'tpu'"),
+        (("galore", "-o", ""), "-o is empty; name a folder"),
+        (("galore", "--run", "a", "--device", "cpu"), "leave out one of them"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_2(memprof_main: Main, arguments: tuple[str, ...], said: str) -> None:
@@ -75,6 +86,49 @@ def test_a_table_is_measured_where_asked(memprof_main: Main, paper_file: Write) 
     done = memprof_main("reproduce", str(paper_file()), "--no-trace", "--device", "cpu", "--steps", "2")
     assert done.code == 0
     assert f"measured {PARAM_MB:.2f}" in " ".join(done.out.split())
+    assert done.err == ""
+
+
+def test_a_cell_that_could_not_be_measured_is_exit_3_after_the_tables(
+    memprof_main: Main, paper_file: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failed = Measurements("cpu", failed=["adamw: oom - no \x1b[31mroom"])
+    monkeypatch.setattr(measurements, "measure", lambda *_: failed)
+    done = memprof_main("reproduce", str(paper_file(cell='"18.10"')), "--no-trace", "--device", "cpu")
+    assert done.code == 3 and "formula" in done.out
+    first, second = done.err.splitlines()
+    assert first == "memprof: not measured: adamw: oom - no room"
+    assert second.startswith("memprof: no longer comes out: table 1, Full")
+
+
+def test_a_page_says_the_command_that_made_it(memprof_main: Main, paper_file: Write, tmp_path: Path) -> None:
+    paper, out = str(paper_file()), str(tmp_path / "out put")
+    assert memprof_main("reproduce", paper, "--no-trace", "--table", "1", "-o", out, "--force").code == 0
+    page = (tmp_path / "out put" / "mine.md").read_text()
+    assert f"Made by `memprof reproduce {paper} --table 1 --no-trace -o '{out}'` (memprof " in page
+    assert f"torch {torch.__version__})." in page
+
+
+def test_progress_counts_what_is_done_and_leaves_no_line(
+    memprof_main: Main, paper_file: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    done = memprof_main("reproduce", str(paper_file()), "--no-trace")
+    assert "memprof: 0 of 1 done" in done.err and "memprof: 1 of 1 done" in done.err
+    assert done.err.endswith(WIPE)
+
+
+def test_the_line_of_a_work_that_failed_is_wiped_too(
+    memprof_main: Main, paper_file: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        reproduce_cli._progress(0, 3)
+        raise MemprofError("broken; mend it")
+
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    monkeypatch.setattr(measurements, "measure", fail)
+    done = memprof_main("reproduce", str(paper_file()), "--device", "cpu")
+    assert done.err == f"{WIPE}memprof: 0 of 3 done{WIPE}memprof: broken; mend it\n"
 
 
 def test_the_readme_shows_what_the_program_prints(memprof_main: Main) -> None:
@@ -82,3 +136,13 @@ def test_the_readme_shows_what_the_program_prints(memprof_main: Main) -> None:
     readme = (Path(__file__).parents[2] / "README.md").read_text()
     assert "```\nmemprof reproduce --list\nmemprof reproduce galore-mini --table layer\n```" in readme
     assert f"```\n{done.out.rstrip()}\n```" in readme
+
+
+def test_the_readme_s_own_table_runs(memprof_main: Main, tmp_path: Path) -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    (text,) = re.findall(r"```toml\n(name = \"mytable\".*?)```", readme, re.DOTALL)
+    file = tmp_path / "mytable.toml"
+    file.write_text(text)
+    done = memprof_main("reproduce", str(file), "--no-trace")
+    assert (done.code, done.err) == (0, "")
+    assert "AdamW: reproduced" in done.out and "printed as 1.5 times the low-rank weights" in done.out

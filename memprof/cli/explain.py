@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from memprof.cli.compare import swept
 from memprof.errors import MemprofError
 from memprof.units import UNITS
 
@@ -22,16 +23,17 @@ SCENARIO, OUTPUT = "Scenario", "Output"
 def explain(
     method: Annotated[str, typer.Argument(help="name, or name:key=value,...")],
     model: Annotated[str, typer.Option(help="Named shape or path to a config.json.", rich_help_panel=SCENARIO)] = "1b",
-    rank: Annotated[int | None, typer.Option(min=1, help="Rank, for a method that has one.", rich_help_panel=SCENARIO)] = None,  # noqa: E501
-    batch_size: Annotated[int, typer.Option("--batch-size", "--batch", min=1, help="Sequences of a micro-batch.", rich_help_panel=SCENARIO)] = 8,  # noqa: E501
+    rank: Annotated[str | None, typer.Option(metavar="INTEGER", help="Rank, for a method that has one.", rich_help_panel=SCENARIO)] = None,  # noqa: E501
+    batch_size: Annotated[str, typer.Option("--batch-size", "--batch", metavar="INTEGER", help="Sequences of a micro-batch.", rich_help_panel=SCENARIO)] = "8",  # noqa: E501
     accumulation: Annotated[int, typer.Option(min=1, help="Micro-batches of an optimizer step.", rich_help_panel=SCENARIO)] = 1,  # noqa: E501
-    seq_len: Annotated[int, typer.Option("--seq-len", "--seq", min=1, help="Tokens of a sequence.", rich_help_panel=SCENARIO)] = 256,  # noqa: E501
+    seq_len: Annotated[str, typer.Option("--seq-len", "--seq", metavar="INTEGER", help="Tokens of a sequence.", rich_help_panel=SCENARIO)] = "256",  # noqa: E501
     dtype: Annotated[str, typer.Option(help="bf16, fp16, fp32 or amp.", rich_help_panel=SCENARIO)] = "bf16",
     kernels: Annotated[str | None, typer.Option(help="What the trace stands for: cuda or cpu. [default: cuda]", rich_help_panel=SCENARIO)] = None,  # noqa: E501
     vocab_size: Annotated[int | None, typer.Option(min=1, help="Override the model's vocabulary.", rich_help_panel=SCENARIO)] = None,  # noqa: E501
     num_layers: Annotated[int | None, typer.Option(min=1, help="Override the model's number of layers.", rich_help_panel=SCENARIO)] = None,  # noqa: E501
     checkpointing: Annotated[bool, typer.Option("--checkpointing", help="Activation checkpointing.", rich_help_panel=SCENARIO)] = False,  # noqa: E501
     loss_chunks: Annotated[int, typer.Option(min=1, help="Pieces in which the loss is computed.", rich_help_panel=SCENARIO)] = 1,  # noqa: E501
+    clip_grad_norm: Annotated[float | None, typer.Option(help="Clip gradients to this norm before the optimizer's step.", rich_help_panel=SCENARIO)] = None,  # noqa: E501
     depth: Annotated[int, typer.Option(min=1, max=9, help="Pieces of a module's name that are told apart; 4 and more: tensor by tensor.", rich_help_panel=OUTPUT)] = 2,  # noqa: E501
     top: Annotated[int, typer.Option(min=1, max=10_000, help="Rows of the longer tables.", rich_help_panel=OUTPUT)] = 8,
     unit: Annotated[str | None, typer.Option(help="GiB (2**30), GB (1e9), MiB, MB, ... [default: GiB, or MiB for a small model]", rich_help_panel=OUTPUT)] = None,  # noqa: E501
@@ -56,16 +58,17 @@ def explain(
             model,
             method,
             depth=depth,
-            rank=rank,
-            batch_size=batch_size,
+            rank=None if rank is None else _single("--rank", rank),
+            batch_size=_single("--batch-size", batch_size),
             accumulation=accumulation,
-            seq_len=seq_len,
+            seq_len=_single("--seq-len", seq_len),
             dtype=dtype,
             kernels=kernels,
             vocab_size=vocab_size,
             num_layers=num_layers,
             checkpointing=checkpointing,
             loss_chunks=loss_chunks,
+            clip_grad_norm=clip_grad_norm,
         )
     unit = unit or suitable_unit([explained.record])
     if output is not None:
@@ -74,6 +77,16 @@ def explain(
         print(explained.document(environment(), diagnosis(explained, unit)))
     else:
         print_table(render(explained, unit=unit, top=top))
+
+
+def _single(option: str, given: str) -> int:
+    """One whole number; who gives several wants a comparison."""
+    values = swept(option, [given])
+    if len(values) > 1:
+        listed = ",".join(map(str, values))
+        message = f"{listed}: one value here; sweep with memprof compare {option} {listed}"
+        raise typer.BadParameter(message, param_hint=option)
+    return values[0]
 
 
 def _check_place(folder: Path, force: bool) -> None:

@@ -16,20 +16,46 @@ NAMES = {
 }  # fmt: skip
 SMALL = 0.01
 """a change of less than this share of AdamW's peak is not told in a sentence"""
+STEP_OPTIONS: dict[str, tuple[str, object]] = {
+    "checkpointing": ("--checkpointing", False),
+    "loss_chunks": ("--loss-chunks {}", 1),
+    "clip_grad_norm": ("--clip-grad-norm {}", None),
+}
+"""what changes a step whatever its method, so that AdamW has it too; and the value that changes nothing"""
 
 
 def headline(explained: Explanation, unit: str) -> str:
-    """The answer in a line: the peak, and how it stands against AdamW's."""
-    model, peak = plain(explained.record.model), explained.trace.peak
-    said = f"{name_of(explained)} on {model}: peak {size(peak, unit)} {unit}"
+    """The answer in a line: the peak, and how it stands against AdamW's. Where a step that refreshes is heavier, that
+    one has to fit, so it comes first."""
+    peaks = _peaks(explained, unit)
+    said = f"{name_of(explained)} on {plain(explained.record.model)}: peak {size(peaks[0], unit)} {unit}"
+    if len(peaks) > 1:
+        said += f" in a step that refreshes or merges, {size(peaks[1], unit)} {unit} in an ordinary one"
     if explained.baseline is None:
         return f"{said}, {where(explained.peak)}"
     other = _trace(explained).peak
-    share = (other - peak) / other
-    if peak == other:
-        return f"{said}, the same as {BASELINE}'s"
-    way = "below" if share > 0 else "above"
-    return f"{said}, {percent(abs(share))} {way} {BASELINE}'s {size(other, unit)} {unit}"
+    if set(peaks) == {other}:
+        return f"{said}, the same as {BASELINE}'s{_alike(explained)}"
+    ways = " and ".join(_way(peak, other) for peak in peaks)
+    return f"{said}, {ways} {BASELINE}'s {size(other, unit)} {unit}{_alike(explained)}"
+
+
+def _peaks(explained: Explanation, unit: str) -> list[int]:
+    """What must fit, and the peak of an ordinary step where that is less to the eye."""
+    heaviest, peak = explained.heaviest.nbytes, explained.trace.peak
+    return [peak] if size(heaviest, unit) == size(peak, unit) else [heaviest, peak]
+
+
+def _way(peak: int, other: int) -> str:
+    return f"{percent(abs(1 - peak / other))} {'above' if peak > other else 'below'}"
+
+
+def _alike(explained: Explanation) -> str:
+    """The options that AdamW's step has as well: its plain peak would be another."""
+    scenario = explained.record.scenario
+    given = [text.format(plain(scenario[key])) for key, (text, silent) in STEP_OPTIONS.items()
+             if scenario.get(key, silent) != silent]  # fmt: skip
+    return f", both with {_listed(given)}" if given else ""
 
 
 def name_of(explained: Explanation) -> str:

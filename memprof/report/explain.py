@@ -24,6 +24,8 @@ from memprof.timeline import EXTRA
 
 WIDTH = 96
 """columns that suffice; a wider terminal leaves the rest empty"""
+BESIDE_OPTION = 40
+"""columns that a change and its figures take beside an option"""
 KEPT = {"optimizer_state": "optimizer state", "steady": "between two steps"}
 PAPERS = {"optimizer_state": "optimizer state", "total": "sum"}
 PEAKS = {"peak": "peak of a step", "refresh_peak": "peak of a refresh step"}
@@ -68,7 +70,7 @@ class ExplanationPage:
         yield _parts(explained, unit, self.top)
         if explained.levers:
             yield _heading(f"What would lower the peak, traced, {unit}")
-            yield _levers(explained, unit)
+            yield from _levers(explained, unit, width)
         yield _wrapped("\n".join(["", *_caption(explained, unit)]), width, "dim")
 
 
@@ -171,13 +173,22 @@ def _others(count: int) -> str:
     return "1 other" if count == 1 else f"{count} others"
 
 
-def _levers(explained: Explanation, unit: str) -> Table:
-    table = _table(("Change", True), ("Peak", False), ("Saves", False), ("Option", True))
-    for lever in explained.levers:
+def _levers(explained: Explanation, unit: str, width: int) -> Iterator[RenderableType]:
+    """Each change with what it reaches. Options are there to be copied, so they stand whole: below where no column is
+    wide enough."""
+    options = [[plain(option) for option in lever.options] for lever in explained.levers]
+    beside = max((len(option) for each in options for option in each), default=0) + BESIDE_OPTION <= width
+    table = _table(("Change", True), ("Peak", False), ("Saves", False))
+    if beside:
+        table.add_column("Option", no_wrap=True)
+    for lever, told in zip(explained.levers, options, strict=True):
         name = f"{lever.name} ({lever.price})" if len(lever.changes) == 1 else lever.name
         saves = signed(lever.saves, unit).removeprefix("+")
-        table.add_row(name, size(lever.peak, unit), saves, "\n".join(plain(option) for option in lever.options))
-    return table
+        table.add_row(name, size(lever.peak, unit), saves, *(["\n".join(told)] if beside else []))
+    yield table
+    for lever, told in zip(explained.levers, options, strict=True) if not beside else ():
+        yield _wrapped(f"\n{lever.name}:", width)
+        yield Text("\n".join(told))
 
 
 def _caption(explained: Explanation, unit: str) -> Iterator[str]:

@@ -21,7 +21,8 @@ def test_the_screen_says_what_the_trace_found(memprof_main: Main) -> None:
     outcome = memprof_main("explain", "galore", *TINY, "--unit", "B")
     traced = profile("9m", "galore", **GIVEN).trace
     assert outcome.code == 0 and traced is not None
-    assert outcome.out.startswith(f"galore on 9m: peak {traced.peak} B, ")
+    assert outcome.out.startswith(f"galore on 9m: peak {traced.refresh_peak} B in a step that refreshes or merges")
+    assert f"{traced.peak} B in an ordinary one" in " ".join(outcome.out.split())
     assert "\x1b" not in outcome.out and outcome.err == ""
     for heading in ("From adamw's peak", "What is counted", "One step", "Alive at the peak", "Module by module"):
         assert heading in outcome.out
@@ -42,9 +43,11 @@ def test_json_is_the_same_as_data(memprof_main: Main) -> None:
 
 
 def test_the_scenario_is_the_one_asked_for(memprof_main: Main) -> None:
-    options = ("--accumulation", "2", "--dtype", "fp32", "--kernels", "cpu", "--loss-chunks", "2", "--checkpointing")
+    options = ("--accumulation", "2", "--dtype", "fp32", "--kernels", "cpu", "--loss-chunks", "2", "--checkpointing",
+               "--clip-grad-norm", "1")  # fmt: skip
     found = json.loads(memprof_main("explain", "lora", *TINY, *options, "--rank", "4", "--json").out)
-    asked = {"accumulation": 2, "dtype": "fp32", "kernels": "cpu", "loss_chunks": 2, "checkpointing": True}
+    asked = {"accumulation": 2, "dtype": "fp32", "kernels": "cpu", "loss_chunks": 2, "checkpointing": True,
+             "clip_grad_norm": 1.0}  # fmt: skip
     scenario = found["record"]["scenario"]
     assert {key: scenario[key] for key in asked} == asked and scenario["hyperparameters"]["rank"] == 4
     assert found["baseline"]["scenario"]["method"] == "adamw"
@@ -64,6 +67,9 @@ def test_the_readme_shows_what_the_program_prints(memprof_main: Main) -> None:
         (("adamw", "--unit", "GiBs"), "unknown unit 'GiBs'"),
         (("adamw", "--model", "none"), "unknown model 'none'"),
         (("galore:rank=1000", *TINY), "rank 1000 is larger"),
+        (("galore", "--rank", "32,64"), "one value here; sweep with memprof compare --rank 32,64"),
+        (("galore", "--batch", "1,2"), "sweep with memprof compare --batch-size 1,2"),
+        (("galore", "--seq", "0"), "'0' is no whole number"),
         ((), "Missing argument"),
     ],
 )

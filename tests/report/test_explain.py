@@ -86,12 +86,34 @@ def printed(explained: Explanation, width: int = 96, **options: Any) -> str:
 
 
 def test_the_first_line_is_the_answer(galore: Explanation) -> None:
+    plain = replace(galore, refresh=None)
     answer = "galore on 1b: peak 8.00 GiB, 20.0 % below adamw's 10.00 GiB"
-    assert headline(galore, "GiB") == answer
-    assert printed(galore).split("\n")[0].rstrip() == answer
+    assert headline(plain, "GiB") == answer
+    assert printed(plain).split("\n")[0].rstrip() == answer
+
+
+def test_a_heavier_refresh_is_part_of_the_answer(galore: Explanation) -> None:
+    """9 GiB have to fit, 8 are what other steps need; at a size that reads the same there is one figure."""
+    assert headline(galore, "GiB") == (
+        "galore on 1b: peak 9.00 GiB in a step that refreshes or merges, 8.00 GiB in an ordinary one, "
+        "10.0 % below and 20.0 % below adamw's 10.00 GiB"
+    )
+    assert galore.refresh is not None
+    hardly = replace(galore, refresh=replace(galore.refresh, nbytes=8 * GIB + 1))
+    assert headline(hardly, "GiB") == "galore on 1b: peak 8.00 GiB, 20.0 % below adamw's 10.00 GiB"
+
+
+def test_adamw_is_said_to_have_the_same_options(galore: Explanation) -> None:
+    """With its layers checkpointed AdamW's peak is another than its plain one."""
+    options = {"checkpointing": True, "loss_chunks": 8, "clip_grad_norm": 1.0}
+    given = replace(galore, record=replace(galore.record, scenario=galore.record.scenario | options))
+    said = ", both with --checkpointing, --loss-chunks 8 and --clip-grad-norm 1.0"
+    assert headline(given, "GiB").endswith(f"10.00 GiB{said}")
+    assert "both with" not in headline(galore, "GiB")
 
 
 def test_heavier_equal_and_alone_are_said_so(galore: Explanation, record: MakeRecord) -> None:
+    galore = replace(galore, refresh=None)
     lighter, same = record("adamw", (1, 1, 1, 1, 1)), record("adamw", (2, 2, 1, 1, 2))
     assert headline(replace(galore, baseline=lighter), "GiB").endswith("60.0 % above adamw's 5.00 GiB")
     assert headline(replace(galore, baseline=same), "GiB").endswith("the same as adamw's")
@@ -102,7 +124,7 @@ def test_heavier_equal_and_alone_are_said_so(galore: Explanation, record: MakeRe
 
 def test_settings_tell_a_method_from_its_plain_form(galore: Explanation, record: MakeRecord) -> None:
     named = record("adamw", (2, 2, 1, 1, 2), hyperparameters={"state_dtype": "fp32"}, given=["state_dtype"])
-    found = replace(galore, record=replace(named, trace=galore.trace))
+    found = replace(galore, record=replace(named, trace=galore.trace), refresh=None)
     assert headline(found, "GiB").startswith("adamw state_dtype=fp32 on 1b: peak 8.00 GiB, 20.0 % below adamw's")
     assert "From adamw's peak to adamw state_dtype=fp32's" in printed(found)
 
@@ -203,6 +225,15 @@ def test_no_line_is_wider_than_the_terminal(galore: Explanation, width: int) -> 
     text = printed(galore, width)
     assert max(len(line) for line in text.split("\n")) <= width
     assert "\x1b" not in text
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 96])
+def test_an_option_to_copy_is_whole(galore: Explanation, width: int) -> None:
+    """As long a one as GaLore's with two settings, 38 characters: what is broken cannot be copied."""
+    option = "galore:inner=adamw-8bit,per_layer=true"
+    levers = (replace(galore.levers[0], options=(option, "--loss-chunks 8")), *galore.levers[1:])
+    text = printed(replace(galore, levers=levers), width)
+    assert option in text and max(map(len, text.split("\n"))) <= width
 
 
 def test_colours_only_repeat_what_the_text_says(galore: Explanation) -> None:

@@ -14,12 +14,12 @@ from memprof.units import UNITS, parse_size
 
 def report(
     run: Annotated[Path, typer.Argument(help="A run's folder, or its records.jsonl.")],
-    html: Annotated[Path | None, typer.Option(help="Write the page to this file. [default: report.html in the run's folder]")] = None,  # noqa: E501
+    html: Annotated[Path | None, typer.Option(help="Write the page to this file. [default: report.html in the run's folder, made anew each time]")] = None,  # noqa: E501
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Make tables, charts and page again in this folder.")] = None,  # noqa: E501
     by: Annotated[Witness | None, typer.Option(help="Whose figures the columns show. [default: the strongest that ran; the formula's under a paper's counting]")] = None,  # noqa: E501
     unit: Annotated[str | None, typer.Option(help="GiB (2**30), GB (1e9), MiB, MB, ... [default: GiB, or MiB where no peak reaches 0.01 GiB]")] = None,  # noqa: E501
     fits: Annotated[str | None, typer.Option(help="Say what fits a memory such as 24GiB.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite the file of --html, or write into a folder that is not empty.")] = False,  # noqa: E501
+    force: Annotated[bool, typer.Option("--force", help="Overwrite a file that is not the run's own report.html, or write into a folder that is not empty.")] = False,  # noqa: E501
 ) -> None:  # fmt: skip
     """A stored run once more: its table here, and one HTML page to look at. Needs no GPU and runs nothing."""
     from memprof.cli.diff import warnings_as_notes
@@ -58,22 +58,21 @@ def report(
 
 
 def _place(run: Path, html: Path | None, output: Path | None, force: bool) -> Path:
-    """Where the page goes. What memprof made there before gives way; anything else only to --force."""
+    """Where the page goes. The run's own report.html is made anew; any other file gives way only to --force."""
     from memprof.run_file import RECORDS
     from memprof.store import PAGE
 
+    own = (run if run.is_dir() else run.parent) / PAGE
+    beside = run.with_suffix(".html") if run.is_file() and run.name != RECORDS else own
+    place = html or (beside if output is None else output / PAGE)
     try:
         if output is not None and output.is_dir() and any(output.iterdir()) and not force:
             raise MemprofError(f"the folder {output} is not empty; use --force to write there all the same")
-        if html is not None and html.exists() and not force:
-            raise MemprofError(f"{html} is there already; use --force to overwrite it")
+        if place.exists() and place.resolve() != own.resolve() and not force:
+            raise MemprofError(f"{place} is there already; use --force to overwrite it")
     except OSError as error:
-        raise MemprofError(f"cannot look into {output or html}: {error.strerror or error}") from None
-    if html is not None:
-        return html
-    folder = run if run.is_dir() else run.parent
-    beside = run.with_suffix(".html") if run.is_file() and run.name != RECORDS else folder / PAGE
-    return beside if output is None else output / PAGE
+        raise MemprofError(f"cannot look into {output or place}: {error.strerror or error}") from None
+    return place
 
 
 def _write(place: Path, text: str) -> None:

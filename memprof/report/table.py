@@ -13,6 +13,7 @@ from rich.text import Text
 from memprof.record import Record
 from memprof.report import captions
 from memprof.report.columns import NONE, PEAKS, Column, choose
+from memprof.report.describe import BASELINE
 from memprof.report.rows import Row, make_rows, peak_name
 
 GAP = 2  # one space of padding and the box's own divider
@@ -90,10 +91,16 @@ class Comparison:
 
     def _below(self, shown: Sequence[Column], dropped: Sequence[Column]) -> list[str]:
         lines = captions.caption(self.rows, self.unit, [column.header for column in shown]) if self.rows else []
+        if self.rows and all(name.partition(" ")[0] != BASELINE for name in self._methods()):
+            lines.append(f"No {BASELINE} here to compare with: add --method {BASELINE} for savings.")
         if dropped:
             names = ", ".join(column.header for column in dropped)
             lines.append(f"No room at this width for: {names}.")
         return [*lines, self.note] if self.note else lines
+
+    def _methods(self) -> list[str]:
+        """Whatever has run or is to run."""
+        return [*(row.record.method for row in self.rows), *self.pending]
 
     def _widths(self, columns: Sequence[Column], width: int) -> list[int]:
         """Each column's width; names take what the numbers leave."""

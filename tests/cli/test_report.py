@@ -69,6 +69,18 @@ def test_a_file_that_is_there_is_not_overwritten_unasked(memprof_main: Main, run
     assert mine.read_text().startswith("<!DOCTYPE html>")
 
 
+def test_only_the_run_s_own_page_is_made_anew(memprof_main: Main, run: Path, tmp_path: Path) -> None:
+    """By whatever way it is named; what lies beside a records file of another name may be anything."""
+    for arguments in ([str(run)], [str(run)], [str(run), "--html", str(run / PAGE)]):
+        assert memprof_main("report", *arguments).code == 0
+    copy = tmp_path / "night.jsonl"
+    copy.write_text((run / RECORDS).read_text())
+    copy.with_suffix(".html").write_text("mine")
+    refused = memprof_main("report", str(copy))
+    assert refused.code == 2 and "--force" in refused.err and copy.with_suffix(".html").read_text() == "mine"
+    assert memprof_main("report", str(copy), "--force").code == 0
+
+
 @pytest.mark.parametrize(
     ("content", "code", "says"),
     [

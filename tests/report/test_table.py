@@ -192,3 +192,16 @@ def test_small_numbers_are_written_honestly(record: Make) -> None:
 def test_importing_the_table_brings_no_heavy_library() -> None:
     code = "import sys, memprof.report.table; print({'pandas', 'matplotlib', 'torch'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
+
+
+def test_without_adamw_the_way_to_savings_is_said(record: Make) -> None:
+    """Else a column is missing without a word; not where AdamW is there, failed, or still to come."""
+    said, galore = "add --method adamw for savings", record("galore")
+    assert said in show(render([galore]), 120)
+    failed = record(formula=False, trace=False, status="oom")
+    for comparison in (
+        render([galore, record()]),
+        render([galore, failed]),
+        render([galore], pending=["adamw rank=4"]),
+    ):
+        assert said not in show(comparison, 120)

@@ -11,7 +11,9 @@ from memprof.papers.source import Paper, Table
 
 MANY = 4
 """rows that are named one by one; of more, a range is told"""
-GROWING = {"activation", "total", "peak"}
+INSTANTS = {"total", "peak"}
+"""keys beside which the trace's peak stands: it has no total"""
+GROWING = {"activation"} | INSTANTS
 """keys that a counting of one sequence makes smaller than what a micro-batch keeps"""
 
 
@@ -79,7 +81,7 @@ def _told(paper: Paper, table: Table, column: Column, results: Sequence[Result])
     return [
         _per_sequence(members, column.unit, sequences)
         if sequences > 1 and keys == {"activation"}
-        else _apart(members, column.unit) + _held(sequences, keys)
+        else _apart(members, column.unit, bool(keys & INSTANTS)) + _held(sequences, keys)
         for sequences, members in groups.items()
     ]
 
@@ -104,13 +106,15 @@ def _held(sequences: int, keys: Iterable[str]) -> str:
     return f", with the activations of {sequences} sequences where those of one are counted"
 
 
-def _apart(results: Sequence[Result], unit: str) -> str:
+def _apart(results: Sequence[Result], unit: str, is_peak: bool) -> str:
     if len(results) > MANY:
         times = _span(results, lambda each: (each.stored or 0.0) / (each.ours or 1.0), 2)
-        return f"in {len(results)} rows the trace finds {times} times what is counted"
+        found = "traced peak is" if is_peak else "trace finds"
+        return f"in {len(results)} rows the {found} {times} times what is counted"
     digits = max(2, *(len((each.published or "").partition(".")[2]) for each in results))
+    found = "traced peak" if is_peak else "stored"
     return "; ".join(
-        f"{each.row} counted {each.ours:.{digits}f}, stored {each.stored:.{digits}f} {unit}" for each in results
+        f"{each.row} counted {each.ours:.{digits}f}, {found} {each.stored:.{digits}f} {unit}" for each in results
     )
 
 

@@ -74,6 +74,7 @@ def test_the_page_tells_what_the_code_stores_otherwise() -> None:
     said = f"Act: {low:.2f} to {high:.2f} GiB for 48 sequences, {low / 48:.3f} to {high / 48:.3f} each, where 0.305"
     assert said in page
     assert "with the activations of 48 sequences where those of one are counted" in page
+    assert "Total: ReDoRA counted 2.31, traced peak " in page
 
 
 def test_a_single_row_of_several_sequences_has_no_range() -> None:

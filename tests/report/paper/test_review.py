@@ -26,6 +26,7 @@ from tests.papers.conftest import PARAM_MB
         ("{1|None|Param|formula}", None),
         ("{9|Full|Param|formula} {1|Full|Param|formula}", None),
         ("{1|Full|Param|formula:1000000000.2f}", None),
+        ("{1|Full|Param|formula:.99f}", None),
         ("{1|Full|Param|formula.__class__}", None),
         ("{0.__class__} {found}", None),
         ("{}", None),

@@ -9,6 +9,7 @@ from typing import Any
 from memprof.counting import COUNTINGS
 from memprof.record import Record
 from memprof.shapes import SHAPES
+from memprof.spelling import spell_method
 
 _OPTIONS = {"accumulation": 1, "dtype": "bf16", "loss_chunks": 1, "clip_grad_norm": None, "counting": "memprof",
             "seed": 0}  # fmt: skip
@@ -102,17 +103,7 @@ def _swept(record: Record, key: str) -> str:
 
 def _method(scenario: Mapping[str, Any]) -> str:
     """As the command line names a method: with what is not at its default, and its rank."""
-    settings = scenario.get("hyperparameters") or {}
-    given = scenario.get("given")
-    names = [*(["rank"] if settings.get("rank") is not None else []), *(given if isinstance(given, list) else [])]
-    fields = ",".join(f"{name}={_spelled(settings[name])}" for name in names if name in settings)
-    return f"{scenario['method']}:{fields}" if fields else str(scenario["method"])
-
-
-def _spelled(value: object) -> str:
-    if isinstance(value, list | tuple):
-        return "/".join(_spelled(item) for item in value)
-    return str(value).lower() if value is None or isinstance(value, bool) else str(value)
+    return spell_method(str(scenario["method"]), scenario.get("hyperparameters") or {}, scenario.get("given") or ())
 
 
 def _flag(key: str) -> str:

@@ -16,6 +16,9 @@ SCHEMA_VERSION = 1
 LOSS, BATCH, UPDATE = "loss", "batch", "update"
 """places outside the model's own modules: what its head's output goes into, ids and labels, the optimizer's step"""
 
+WORTHWHILE = 0.01
+"""a lever that lowers the peak by less than this share of it is not recommended"""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Moment:
@@ -30,6 +33,8 @@ class Moment:
     event: int
     """allocations and frees of the step up to it"""
     by_category: dict[str, int]
+    doing: str = ""
+    """what goes on there where the phase does not say it: the update, or refresh, of a weight inside backward"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +97,11 @@ class Lever:
     @property
     def name(self) -> str:
         return " + ".join(self.changes)
+
+    @property
+    def helps(self) -> bool:
+        """Whether it lowers the peak by more than rounding hides."""
+        return self.saves >= WORTHWHILE * (self.peak + self.saves)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

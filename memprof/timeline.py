@@ -30,6 +30,8 @@ class Peak:
     by_category: dict[str, int]
     extra_by_maker: dict[str, int]
     """what made the blocks that are `extra` at this instant, largest first"""
+    end: int = 0
+    """allocations and frees from the timeline's beginning up to it"""
 
     @property
     def extra_largest(self) -> str:
@@ -116,7 +118,7 @@ class Timeline:
             return Peak(0, FORWARD, dict.fromkeys(CATEGORIES, 0), {})
         first = min(max(start - 1, 0), len(alive) - 1)
         end = max(range(first, len(alive)), key=lambda index: (alive[index], -index)) + 1
-        return Peak(alive[end - 1], self.phase_at(end - 1), self.totals(end), self._extra_by_maker(end))
+        return Peak(alive[end - 1], self.phase_at(end - 1), self.totals(end), self._extra_by_maker(end), end)
 
     def phase_at(self, event: int) -> str:
         started = [phase for begin, phase in self.phases if begin <= event]

@@ -5,23 +5,55 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import torch
 
 from memprof.history import history
 from memprof.ledger import Ledger
-from memprof.llama import LlamaForCausalLM
 from memprof.record import Trace
 from memprof.remember import MetaKernels, Remembering
 from memprof.scenario import Scenario
 from memprof.step import prepare, request_refresh, train_step
 from memprof.timeline import OPTIMIZER, OPTIMIZER_STATE, PARAM, REFRESH
 
+L = TypeVar("L", bound=Ledger)
+
+
+@dataclass(frozen=True, slots=True)
+class Watched(Generic[L]):
+    """A scenario's booked steps: an ordinary one, and one with periodic work where the method has any."""
+
+    step: L
+    refresh: L | None
+
+    def read(self) -> Trace:
+        """What the two ledgers say."""
+        return _read(self.step, self.refresh.peak if self.refresh else None)
+
 
 def trace(scenario: Scenario) -> Trace:
-    """Run the scenario's step on meta tensors: once to create the state, once booked, once more with periodic work."""
+    """The scenario's step under a plain ledger."""
+    with _collector_paused():
+        return watch(scenario, Ledger).read()
+
+
+def watch(scenario: Scenario, kind: type[L]) -> Watched[L]:
+    """Run the scenario's step on meta tensors: once to create the state, once booked, once more with periodic work.
+
+    `kind` of ledger: one that books more costs more time, and must not change the books.
+    """
+    kernels = MetaKernels()
     with torch.random.fork_rng(devices=[]), _collector_paused():
-        return _trace(scenario)
+        with Remembering(kernels):
+            model, optimizer = prepare(scenario, torch.device("meta"))
+            train_step(model, optimizer, scenario)
+        step = booked_step(kind(model, optimizer, OPTIMIZER, kernels), scenario)
+        if not scenario.method.is_periodic:
+            return Watched(step, None)
+        request_refresh(optimizer)
+        return Watched(step, booked_step(kind(model, optimizer, REFRESH, kernels), scenario))
 
 
 @contextmanager
@@ -36,28 +68,11 @@ def _collector_paused() -> Iterator[None]:
             gc.enable()
 
 
-def _trace(scenario: Scenario) -> Trace:
-    kernels = MetaKernels()
-    with Remembering(kernels):
-        model, optimizer = prepare(scenario, torch.device("meta"))
-        train_step(model, optimizer, scenario)
-    ledger = booked_step(model, optimizer, scenario, OPTIMIZER, kernels)
-    refresh_peak = None
-    if scenario.method.is_periodic:
-        request_refresh(optimizer)
-        refresh_peak = booked_step(model, optimizer, scenario, REFRESH, kernels).peak
-    return _read(ledger, refresh_peak)
-
-
-def booked_step(
-    model: LlamaForCausalLM,
-    optimizer: torch.optim.Optimizer,
-    scenario: Scenario,
-    step_phase: str,
-    kernels: MetaKernels | None = None,
-) -> Ledger:
-    with Ledger(model, optimizer, step_phase, kernels) as ledger:
-        train_step(model, optimizer, scenario, ledger.mark)
+def booked_step(ledger: L, scenario: Scenario) -> L:
+    """The ledger's model and optimizer through one step."""
+    assert ledger.optimizer is not None
+    with ledger:
+        train_step(ledger.model, ledger.optimizer, scenario, ledger.mark)
     return ledger
 
 

@@ -15,7 +15,7 @@ import torch
 from memprof.api import plan
 from memprof.catalogue import CORE, METHODS, get_method
 from memprof.formula import formula
-from memprof.ledger import state_tensors
+from memprof.ledger import Ledger, state_tensors
 from memprof.llama import build_model
 from memprof.method import named_weights
 from memprof.record import Formula, Trace
@@ -223,7 +223,7 @@ def test_a_warm_step_repeats_itself(name: str) -> None:
     assert trace(case) == trace(case)
     model, optimizer = prepare(case, torch.device("meta"))
     train_step(model, optimizer, case)
-    first, second, third = (booked_step(model, optimizer, case, "optimizer") for _ in range(3))
+    first, second, third = (booked_step(Ledger(model, optimizer), case) for _ in range(3))
     assert first.peak == second.peak == third.peak
     assert first.timeline.totals() == second.timeline.totals() == third.timeline.totals()
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import torch
-
 from memprof.catalogue import get_method
+from memprof.child import one_line
 from memprof.errors import MemprofError
 from memprof.explain.accounts import accounts
 from memprof.explain.levers import heaviest, levers
@@ -14,12 +13,11 @@ from memprof.explain.parts import Anatomy
 from memprof.explain.places import PlacedLedger
 from memprof.explain.waterfall import waterfall
 from memprof.explanation import Explanation
+from memprof.formula import formula
 from memprof.record import Record
-from memprof.remember import MetaKernels, Remembering
-from memprof.runner import run_cell
+from memprof.runner import plain
 from memprof.scenario import Scenario
-from memprof.step import prepare, request_refresh, train_step
-from memprof.timeline import OPTIMIZER, REFRESH
+from memprof.trace import watch
 
 BASELINE = "adamw"
 DEPTH = 2
@@ -28,18 +26,18 @@ DEPTH = 2
 def explain(scenario: Scenario, *, depth: int = DEPTH) -> Explanation:
     """Why the scenario's peak is where it is. `depth`: down to how many pieces of a name its parts are told apart."""
     scenario = replace(scenario, device=None, counting="memprof")
-    record, baseline = _record(scenario), baseline_of(scenario)
-    step, refresh = _anatomies(scenario, refreshing=scenario.method.is_periodic)
-    other = None if baseline is None else _record(baseline)
+    against = baseline_of(scenario)
+    record, step, refresh = _taken_apart(scenario)
+    baseline, other, _ = (None, None, None) if against is None else _taken_apart(against)
     assert record.trace is not None
     return Explanation(
         record=record,
-        baseline=other,
+        baseline=baseline,
         peak=step.moment(),
         refresh=refresh.moment() if refresh else None,
-        baseline_peak=None if baseline is None else _anatomies(baseline)[0].moment(),
-        waterfall=() if other is None else tuple(waterfall(other, record)),
-        accounts=accounts(scenario, baseline),
+        baseline_peak=other.moment() if other else None,
+        waterfall=() if baseline is None else tuple(waterfall(baseline, record)),
+        accounts=accounts(scenario, against),
         holdings=step.holdings(depth),
         parts=step.parts(depth),
         state=step.state(),
@@ -53,25 +51,14 @@ def baseline_of(scenario: Scenario) -> Scenario | None:
     return None if plain.id == scenario.id else plain
 
 
-def _record(scenario: Scenario) -> Record:
-    record = run_cell(scenario)
-    if record.trace is None:
-        raise MemprofError(f"{scenario.method.name} cannot be explained: {record.reason}")
-    return record
-
-
-def _anatomies(scenario: Scenario, refreshing: bool = False) -> tuple[Anatomy, Anatomy | None]:
-    """An ordinary step taken apart, after one that made the optimizer's state; and one with periodic work."""
-    kernels = MetaKernels()
-    with torch.random.fork_rng(devices=[]):
-        with Remembering(kernels):
-            model, optimizer = prepare(scenario, torch.device("meta"))
-            train_step(model, optimizer, scenario)
-        with PlacedLedger(model, optimizer, OPTIMIZER, kernels) as ledger:
-            train_step(model, optimizer, scenario, ledger.mark)
-        if not refreshing:
-            return Anatomy(ledger), None
-        request_refresh(optimizer)
-        with PlacedLedger(model, optimizer, REFRESH, kernels) as second:
-            train_step(model, optimizer, scenario, second.mark)
-    return Anatomy(ledger), Anatomy(second)
+def _taken_apart(scenario: Scenario) -> tuple[Record, Anatomy, Anatomy | None]:
+    """What formula and trace say, and the booked steps behind it: an ordinary one, one with periodic work."""
+    try:
+        watched = watch(scenario, PlacedLedger)
+    except MemprofError:
+        raise
+    except Exception as error:
+        why = one_line(f"trace: {type(error).__name__}: {error}")
+        raise MemprofError(f"{scenario.method.name} cannot be explained: {why}") from None
+    record = Record(id=scenario.id, scenario=plain(scenario.to_dict()), formula=formula(scenario), trace=watched.read())
+    return record, Anatomy.of(watched.step), Anatomy.of(watched.refresh) if watched.refresh else None

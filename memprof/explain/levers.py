@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
+from itertools import combinations
 from typing import Any, cast
 
 from memprof.catalogue import METHODS, get_method
 from memprof.errors import MemprofError
-from memprof.explanation import Lever
+from memprof.explanation import WORTHWHILE, Lever
 from memprof.formula import formula
 from memprof.method import Method
 from memprof.record import Memory
 from memprof.scenario import Scenario
+from memprof.spelling import spell_method
 from memprof.trace import trace
 
 CHUNKS = 8
@@ -53,19 +55,27 @@ def heaviest(memory: Memory) -> int:
 
 
 def _together(scenario: Scenario) -> list[tuple[tuple[Change, ...], Scenario]]:
-    """Change after change, each time the one that lowers the peak most, as long as one does; none for fewer than two.
+    """The fewest changes that bring the peak as low as all that can be combined do, but for what is not worthwhile;
+    none where a single one does.
 
-    Which one that is the formula says, at once.
+    Which they are the formula says of every combination, at once.
     """
-    applied: list[Change] = []
-    while True:
-        possible = [(change, change.apply(scenario)) for change in CHANGES if change not in applied]
-        peaks = {heaviest(formula(changed)): (change, changed) for change, changed in possible if changed is not None}
-        if not peaks or min(peaks) >= heaviest(formula(scenario)):
-            break
-        change, scenario = peaks[min(peaks)]
-        applied.append(change)
-    return [(tuple(applied), scenario)] if len(applied) > 1 else []
+    found = [
+        (heaviest(formula(changed)), changes, changed)
+        for count in range(len(CHANGES) + 1)
+        for changes in combinations(CHANGES, count)
+        if (changed := _with_all(scenario, changes)) is not None
+    ]
+    near = min(peak for peak, _, _ in found) * (1 + WORTHWHILE)
+    _, changes, changed = min((each for each in found if each[0] <= near), key=lambda each: (len(each[1]), each[0]))
+    return [(changes, changed)] if len(changes) > 1 else []
+
+
+def _with_all(scenario: Scenario, changes: Sequence[Change]) -> Scenario | None:
+    changed: Scenario | None = scenario
+    for change in changes:
+        changed = None if changed is None else change.apply(changed)
+    return changed
 
 
 def options(before: Scenario, after: Scenario) -> tuple[str, ...]:
@@ -79,15 +89,7 @@ def options(before: Scenario, after: Scenario) -> tuple[str, ...]:
 
 
 def spelled(method: Method) -> str:
-    """A method as the command line takes it, with what is not at its default; the rank has an option of its own."""
-    settings = [f"{name}={_value(getattr(method, name))}" for name in method.given()]
-    return f"{method.name}:{','.join(settings)}" if settings else method.name
-
-
-def _value(value: object) -> str:
-    if isinstance(value, tuple):
-        return "/".join(map(_value, value))
-    return str(value).lower() if value is None or isinstance(value, bool) else str(value)
+    return spell_method(method.name, method.hyperparameters(), method.given())
 
 
 def _built(scenario: Scenario, **changed: Any) -> Scenario | None:
@@ -102,20 +104,19 @@ def _checkpointing(scenario: Scenario) -> Scenario | None:
 
 
 def _chunked_loss(scenario: Scenario) -> Scenario | None:
-    if scenario.loss_chunks > 1 or scenario.tokens < CHUNKS:
-        return None
-    return _built(scenario, loss_chunks=CHUNKS)
+    return None if scenario.loss_chunks >= CHUNKS else _built(scenario, loss_chunks=CHUNKS)
 
 
-def _half_batch(scenario: Scenario) -> Scenario | None:
-    """Half the micro-batch, twice as many of them: the same examples in a step."""
-    if scenario.batch_size % 2 or scenario.method.updates == "backward":
+def _smaller_batch(scenario: Scenario) -> Scenario | None:
+    """Half the micro-batch and twice as many of them, or a third and so on of an odd one: the same examples a step."""
+    parts = next((parts for parts in range(2, scenario.batch_size + 1) if scenario.batch_size % parts == 0), None)
+    if parts is None:
         return None
-    return _built(scenario, batch_size=scenario.batch_size // 2, accumulation=scenario.accumulation * 2)
+    return _built(scenario, batch_size=scenario.batch_size // parts, accumulation=scenario.accumulation * parts)
 
 
 def _per_layer(scenario: Scenario) -> Scenario | None:
-    if getattr(scenario.method, "per_layer", None) is not False or scenario.accumulation > 1:
+    if getattr(scenario.method, "per_layer", None) is not False:
         return None
     return _with_method(scenario, replace(scenario.method, **cast(Any, {"per_layer": True})))
 
@@ -139,7 +140,7 @@ def _with_method(scenario: Scenario, method: Method) -> Scenario | None:
 CHANGES = (
     Change("activation checkpointing", "a second forward", _checkpointing),
     Change("chunked loss", "the head piece by piece", _chunked_loss),
-    Change("half the micro-batch", "twice as many, each smaller", _half_batch),
+    Change("smaller micro-batches", "more of them", _smaller_batch),
     Change("updates inside backward", "no accumulation, no clipping", _per_layer),
     Change("8-bit states", "moments rounded to 8 bits", _eight_bit),
 )

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Self
 
 from memprof.explain.places import PlacedLedger
 from memprof.explanation import Holding, Moment, Part
-from memprof.history import history
-from memprof.timeline import ACTIVATION, GRAD, OPTIMIZER_STATE, OUTSIDE, PARAM
+from memprof.timeline import ACTIVATION, GRAD, OPTIMIZER_STATE, OUTSIDE, PARAM, Peak
 
 TENSORS = 4
 """the depth from which on tensors have lines of their own; modules of a LLaMA are at most three deep"""
@@ -22,24 +22,31 @@ class Anatomy:
     """One booked step of one scenario."""
 
     ledger: PlacedLedger
+    peak: Peak
+
+    @classmethod
+    def of(cls, ledger: PlacedLedger) -> Self:
+        return cls(ledger, ledger.peak_instant)
 
     def moment(self) -> Moment:
         """The worst instant, with what was allocated to reach it."""
-        peak, event = self.ledger.peak_instant, self._peak_event()
-        block = self.ledger.timeline.events[self.ledger.start + event - 1] if event else None
+        peak, ledger = self.peak, self.ledger
+        event = peak.end - ledger.start
+        block = ledger.timeline.events[peak.end - 1] if event else None
         return Moment(
             nbytes=peak.nbytes,
             phase=peak.phase,
-            place="" if block is None else self.ledger.place[block],
-            maker="" if block is None else self.ledger.timeline.maker[block],
+            place="" if block is None else ledger.place[block],
+            maker="" if block is None else ledger.timeline.maker[block],
             event=event,
             by_category=peak.by_category,
+            doing="" if block is None else ledger.doing.get(block, ""),
         )
 
     def holdings(self, depth: int) -> tuple[Holding, ...]:
         """What is alive at the worst instant, by category and by name up to `depth`."""
         grouped: dict[tuple[str, str], list[int]] = defaultdict(list)
-        for block in self._alive(self.ledger.start + self._peak_event()):
+        for block in self._alive(self.peak.end):
             name = folded(self._path(block, depth))
             grouped[self.ledger.timeline.category[block], name].append(block)
         found = [self._holding(category, name, blocks) for (category, name), blocks in grouped.items()]
@@ -73,10 +80,6 @@ class Anatomy:
         for block in self._of(OPTIMIZER_STATE, self._alive(None)):
             found[self.ledger.tensor[block]] += self.ledger.timeline.nbytes[block]
         return dict(found.most_common())
-
-    def _peak_event(self) -> int:
-        kept = history(self.ledger.timeline, self.ledger.start)
-        return kept.event[kept.total.index(max(kept.total))]
 
     def _ends(self) -> dict[str, list[int]]:
         """The blocks that make up each category's figure."""

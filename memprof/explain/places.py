@@ -18,6 +18,7 @@ from torch import Tensor
 
 from memprof.explanation import BATCH, LOSS, UPDATE
 from memprof.ledger import Ledger, grad_tensors, plain_parts, tensors_in
+from memprof.timeline import REFRESH
 
 SHARED = "optimizer"
 """the name of what an optimizer keeps for no weight in particular"""
@@ -30,6 +31,8 @@ class PlacedLedger(Ledger):
         super().__init__(*args, **kwargs)
         self.place: dict[int, str] = {}
         self.tensor: dict[int, str] = {}
+        self.doing: dict[int, str] = {}
+        """what allocated a block inside backward that is no part of it: a weight's update, or its refresh"""
         self.grad_blocks: list[int] = []
         """gradients alive when the optimizer's step began"""
         self.name_of: dict[Tensor, str] = {weight: name for name, weight in self.model.named_parameters()}
@@ -73,6 +76,8 @@ class PlacedLedger(Ledger):
         super()._book(tensor, func)
         if len(self.timeline.nbytes) > block:
             self.place[block] = self._here()
+            if self._updates_a_weight():
+                self.doing[block] = REFRESH if self.step_phase == REFRESH else UPDATE
 
     def _here(self) -> str:
         """Where the step is: in a module, in the backward of one, in a weight's gradient, or outside the model."""
@@ -85,6 +90,11 @@ class PlacedLedger(Ledger):
             return self.name_of.get(node.variable, UPDATE)
         found = bisect_right(self._numbers, node._sequence_nr()) - 1
         return self._modules[found] if found >= 0 else BATCH
+
+    def _updates_a_weight(self) -> bool:
+        """Whether a weight that has its gradient is in the hands of a hook, where a method updates inside backward."""
+        weight: Tensor | None = getattr(torch._C._current_autograd_node(), "variable", None)
+        return weight is not None and weight.grad is not None and bool(weight._post_accumulate_grad_hooks)
 
     def _label_grads(self) -> None:
         super()._label_grads()

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from memprof.record import Record
+from memprof.spelling import spell_value
 
 BASELINE = "adamw"
 OWN_COUNTING = "memprof"
@@ -38,11 +39,7 @@ def plain(text: object) -> str:
 
 def spell(value: object) -> str:
     """A hyperparameter's value as the command line writes it."""
-    if isinstance(value, (list, tuple)):
-        return "/".join(spell(item) for item in value)
-    if value is None or isinstance(value, bool):
-        return str(value).lower()
-    return plain(value)
+    return plain(spell_value(value))
 
 
 def models(records: Iterable[Record]) -> list[str]:
@@ -68,6 +65,11 @@ def scenario_line(records: Sequence[Record]) -> str:
         if shared and scenario[key] is not None and scenario[key] != silent:
             said.append(_phrase(phrase, spell(scenario[key])))
     return ", ".join([*said, *_vocabulary_note(records), *_rank_note(records)])
+
+
+def setting(record: Record, records: Sequence[Record]) -> str:
+    """What varies around the method, as labels say it: `batch_size=4 seq_len=256`."""
+    return " ".join(_facts(record, _varying(records)))
 
 
 def _phrase(phrase: str, value: str) -> str:

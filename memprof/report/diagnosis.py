@@ -77,7 +77,7 @@ def where(moment: Moment) -> str:
     place = place_name(moment.place)
     if step:
         return f"in {step}" if moment.place == UPDATE else f"in {step}, at {place}"
-    return f"in the {moment.phase} of {place}"
+    return f"in the {moment.doing or moment.phase} of {place}"
 
 
 def place_name(place: str) -> str:
@@ -140,7 +140,7 @@ def _refresh(explained: Explanation, unit: str) -> str:
 
 def _next(levers: Sequence[Lever], unit: str) -> str:
     """The best single lever, and what the best of them reach together."""
-    alone = [lever for lever in levers if len(lever.changes) == 1 and lever.saves > 0]
+    alone = [lever for lever in levers if len(lever.changes) == 1 and lever.helps]
     if not alone:
         return "None of the usual levers lowers it further."
     best, together = alone[0], [lever for lever in levers if len(lever.changes) > 1]

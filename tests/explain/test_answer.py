@@ -11,14 +11,15 @@ from memprof.api import plan
 from memprof.catalogue import METHODS, get_method
 from memprof.explain.accounts import accounts
 from memprof.explain.answer import baseline_of, explain
-from memprof.explain.levers import CHANGES, heaviest, options
 from memprof.explain.parts import cut, folded
+from memprof.explain.places import PlacedLedger
 from memprof.explanation import Explanation
 from memprof.formula import formula
 from memprof.methods.adamw import AdamW
+from memprof.report.diagnosis import where
 from memprof.scenario import Scenario
 from memprof.timeline import CATEGORIES
-from memprof.trace import trace
+from memprof.trace import trace, watch
 
 TINY: dict[str, Any] = {"num_layers": 2, "vocab_size": 64, "batch_size": 2, "seq_len": 16}
 
@@ -31,9 +32,10 @@ def explained(method: Any, depth: int = 2, **fields: Any) -> Explanation:
     return explain(scenario(method, **fields), depth=depth)
 
 
-def check_sums(found: Explanation) -> None:
-    """All that is said of one step against what the plain ledger of the trace said of it."""
-    traced = found.trace
+def check_sums(found: Explanation, case: Scenario) -> None:
+    """All that is said of one step against what the plain ledger of a trace of its own says of it."""
+    traced = trace(case)
+    assert found.trace == traced
     assert found.peak.by_category == traced.peak_by_category and found.peak.phase == traced.peak_phase
     for name in CATEGORIES:
         held = [holding.nbytes for holding in found.holdings if holding.category == name]
@@ -56,7 +58,8 @@ def without_levers(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("without_levers")
 @pytest.mark.parametrize("method", METHODS)
 def test_every_sum_is_the_traces_figure(method: str) -> None:
-    check_sums(explained(method, num_layers=1))
+    case = scenario(method, num_layers=1)
+    check_sums(explain(case), case)
 
 
 @pytest.mark.usefixtures("without_levers")
@@ -71,7 +74,8 @@ def test_every_sum_is_the_traces_figure(method: str) -> None:
 )
 @pytest.mark.parametrize("depth", [1, 9])
 def test_sums_hold_in_odd_scenarios_at_any_depth(method: str, fields: dict[str, Any], depth: int) -> None:
-    check_sums(explained(method, depth, **fields))
+    case = scenario(method, **fields)
+    check_sums(explain(case, depth=depth), case)
 
 
 def test_names_by_hand() -> None:
@@ -107,6 +111,31 @@ def test_the_peak_is_placed_where_the_largest_tensors_are() -> None:
     assert per_layer.peak.phase == "backward" and per_layer.peak.place.startswith("model.")
 
 
+@pytest.mark.usefixtures("without_levers")
+@pytest.mark.parametrize(
+    ("method", "doing"),
+    [("galore:per_layer=true,rank=16", "update"), ("galore:rank=16", ""), ("adamw", "")],
+)
+def test_an_update_inside_backward_is_called_one(method: str, doing: str) -> None:
+    """Few tokens: the worst instant is where a large matrix is updated, or else where its gradient is made."""
+    found = explained(method, num_layers=1, vocab_size=8, batch_size=1, seq_len=2)
+    assert (found.peak.phase, found.peak.doing) == ("backward" if doing else found.trace.peak_phase, doing)
+    assert not doing or where(found.peak) == f"in the {doing} of {found.peak.place.removeprefix('model.')}"
+
+
+@pytest.mark.usefixtures("without_levers")
+def test_a_refresh_inside_backward_is_called_one() -> None:
+    found = explained("galore:per_layer=true", num_layers=1, vocab_size=8, batch_size=1, seq_len=2)
+    assert found.refresh is not None and (found.refresh.phase, found.refresh.doing) == ("backward", "refresh")
+    assert where(found.refresh) == f"in the refresh of {found.refresh.place.removeprefix('model.')}"
+
+
+def test_a_gradient_that_is_added_to_another_is_no_update() -> None:
+    """Under accumulation the sum of two gradients is made where an update inside backward would be."""
+    watched = watch(scenario("adamw", accumulation=2), PlacedLedger).step
+    assert "model.embed_tokens.weight" in watched.place.values() and not watched.doing
+
+
 def test_an_update_is_the_optimizers_or_the_weights() -> None:
     heavy = explained("muon", batch_size=1, seq_len=8)
     assert (heavy.peak.phase, heavy.peak.place) == ("optimizer", "update")
@@ -115,20 +144,6 @@ def test_an_update_is_the_optimizers_or_the_weights() -> None:
 def test_recomputed_activations_belong_to_their_modules() -> None:
     names = {holding.name for holding in explained("adamw", checkpointing=True, vocab_size=8).holdings}
     assert "layers.*.mlp" in names and "update" not in names
-
-
-def test_levers_are_what_another_trace_finds() -> None:
-    """Each option written out as a command line has it, planned and traced anew."""
-    plain = scenario("galore", accumulation=1)
-    found = explain(plain)
-    assert [lever.saves for lever in found.levers] == sorted((lever.saves for lever in found.levers), reverse=True)
-    assert {change for lever in found.levers for change in lever.changes} == {change.name for change in CHANGES}
-    for lever in found.levers:
-        method = next((option for option in lever.options if not option.startswith("--")), "galore")
-        fields = [option.removeprefix("--").split() for option in lever.options if option.startswith("--")]
-        given = {name.replace("-", "_"): int(*value) if value else True for name, *value in fields}
-        again = heaviest(trace(scenario(method, **given)))
-        assert (lever.peak, lever.saves) == (again, heaviest(found.trace) - again)
 
 
 def test_accounts_are_the_formulas_by_each_papers_counting() -> None:
@@ -153,33 +168,6 @@ def test_accounts_are_of_the_paper_s_own_vocabulary() -> None:
     assert [sums.before, sums.after] == totals
 
 
-def test_levers_that_are_pulled_already_are_left_out() -> None:
-    fields = {"checkpointing": True, "loss_chunks": 2, "batch_size": 1}
-    assert explained("galore:per_layer=true,inner=adafactor", **fields).levers == ()
-
-
-def test_a_lever_that_the_step_cannot_do_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    from memprof.errors import UnsupportedError
-
-    real = Scenario.__post_init__
-
-    def refuse(self: Scenario) -> None:
-        if self.checkpointing:
-            raise UnsupportedError("not here")
-        real(self)
-
-    monkeypatch.setattr(Scenario, "__post_init__", refuse)
-    changes = {change for lever in explained("adamw").levers for change in lever.changes}
-    assert "chunked loss" in changes and "activation checkpointing" not in changes
-
-
-def test_options_say_what_changed() -> None:
-    before = scenario("galore")
-    assert options(before, before) == ()
-    after = replace(before, batch_size=1, accumulation=2, method=replace(before.method, betas=(0.5, 0.9)))  # type: ignore[call-arg]
-    assert options(before, after) == ("galore:betas=0.5/0.9", "--batch-size 1", "--accumulation 2")
-
-
 def test_adamw_stands_against_nothing_unless_its_settings_differ() -> None:
     plain = explained("adamw")
     assert (plain.baseline, plain.baseline_peak, plain.waterfall) == (None, None, ())
@@ -193,23 +181,12 @@ class Mine(AdamW):
 
 
 def test_a_method_of_ones_own_is_explained() -> None:
-    found = explained(Mine())
-    check_sums(found)
+    case = scenario(Mine())
+    found = explain(case)
+    check_sums(found, case)
     assert found.record.method == "mine" and {change for _, change in found.waterfall} == {0}
 
 
 def test_the_document_gives_the_same_bytes() -> None:
     one, other = (explained(get_method("galore"), depth=3) for _ in range(2))
     assert one.document({}, "said") == other.document({}, "said")
-
-
-@pytest.mark.parametrize(
-    ("fields", "impossible"),
-    [({"clip_grad_norm": 1.0}, "updates inside backward"), ({"loss_chunks": 32}, "half the micro-batch")],
-)
-def test_a_lever_that_a_scenario_cannot_have_is_left_out(fields: dict[str, Any], impossible: str) -> None:
-    """No gradient is left to clip, or fewer tokens than pieces of the loss."""
-    (change,) = (change for change in CHANGES if change.name == impossible)
-    case = scenario("galore:rank=4", **fields)
-    assert change.apply(scenario("galore:rank=4")) is not None
-    assert change.apply(case) is None

@@ -18,8 +18,9 @@ from memprof.report.captions import UNIT_MEANS
 from memprof.report.columns import size
 from memprof.report.describe import BASELINE, plain, scenario_line
 from memprof.report.diagnosis import NAMES, diagnosis, headline, name_of, place_name, saving, where
+from memprof.report.series import signed
 from memprof.report.step_chart import step_chart
-from memprof.report.waterfall_text import bar, figure, signed, waterfall_lines
+from memprof.report.waterfall_text import bar, figure, waterfall_lines
 from memprof.timeline import EXTRA
 
 WIDTH = 96

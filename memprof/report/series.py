@@ -9,11 +9,11 @@ from itertools import accumulate, pairwise
 
 from memprof.record import History, Memory
 from memprof.report.columns import SHORT, size
+from memprof.report.describe import BASELINE, setting
 from memprof.report.palette import NAMES, PALETTE
 from memprof.report.rows import Row
 from memprof.units import counted
 
-QUANTITIES = {"rank": "rank", "batch_size": "batch size", "seq_len": "sequence length, tokens"}
 KEYS = ("param", "grad", "optimizer_state", "activation", "peak")
 """figures over which prediction and measurement are held together"""
 
@@ -66,6 +66,23 @@ def steps(row: Row) -> list[tuple[str, int]]:
     return sorted(changes, key=lambda pair: pair[1])
 
 
+def settings(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """Rows by what surrounds the method: only within a model, batch size and so on does one stand beside another.
+
+    The name says what tells a group from the others: nothing where there is one.
+    """
+    records, several = [row.record for row in rows], len({row.model for row in rows}) > 1
+    groups: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        groups[f"{row.model if several else ''} {setting(row.record, records)}".strip()].append(row)
+    return groups
+
+
+def baseline_label(row: Row, rows: Sequence[Row]) -> str:
+    """What the AdamW beside a row is called among these."""
+    return next((other.label for other in rows if other.record is row.baseline), BASELINE)
+
+
 def ends(row: Row) -> tuple[Memory, Memory]:
     """What the same witness says of AdamW and of the method."""
     assert row.saving_by is not None
@@ -73,9 +90,8 @@ def ends(row: Row) -> tuple[Memory, Memory]:
 
 
 def signed(change: int, unit: str) -> str:
-    """More or less, in `unit`; what rounds away bears no sign."""
-    text = size(abs(change), unit)
-    return text if text.startswith("<") else f"{'+' if change > 0 else '-'}{text}"
+    """More or less, in `unit`; no change is 0, and one that is there never rounds to it."""
+    return f"{'-' if change < 0 else '+'}{size(abs(change), unit)}" if change else "0"
 
 
 def front(points: Sequence[tuple[float, float]]) -> list[bool]:
@@ -85,50 +101,6 @@ def front(points: Sequence[tuple[float, float]]) -> list[bool]:
 
 def _beats(other: tuple[float, float], point: tuple[float, float]) -> bool:
     return other[0] <= point[0] and other[1] >= point[1] and other != point
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """One method, all else alike, by (value, peak in bytes); one point where the quantity does nothing to it.
-
-    Methods that agree to the byte everywhere share a line.
-    """
-
-    name: str
-    points: tuple[tuple[int, int], ...]
-
-    @property
-    def is_swept(self) -> bool:
-        """Two values at least; two peaks at one value are two shapes under one name."""
-        return len({value for value, _ in self.points}) > 1
-
-
-def lines(rows: Sequence[Row], key: str) -> list[Line]:
-    """The rows by their labels without `key`, each along it."""
-    groups: dict[str, set[tuple[int, int]]] = defaultdict(set)
-    for row in rows:
-        name = " ".join(part for part in row.label.split() if not part.startswith(f"{key}="))
-        groups[name].add((_value(row, key) or 0, row.peak or 0))
-    alike: dict[tuple[tuple[int, int], ...], list[str]] = defaultdict(list)
-    for name, points in groups.items():
-        known = [point for point in points if point[0]]
-        alike[tuple(sorted(known or points))].append(name)
-    return [Line(" = ".join(names), points) for points, names in alike.items()]
-
-
-def sweeps(rows: Sequence[Row]) -> dict[tuple[str, str], list[Line]]:
-    """Model and quantity to its lines, for every quantity that some method takes several values of."""
-    seen = [row for row in rows if row.peak]
-    panels = [(model, key) for model in dict.fromkeys(row.model for row in seen) for key in QUANTITIES]
-    found = {panel: lines([row for row in seen if row.model == panel[0]], panel[1]) for panel in panels}
-    return {panel: group for panel, group in found.items() if any(line.is_swept for line in group)}
-
-
-def _value(row: Row, key: str) -> int | None:
-    """What a row has of a quantity; None for a rank where the method has none."""
-    settings = row.record.scenario.get("hyperparameters") or {}
-    value = settings.get("rank") if key == "rank" else row.record.scenario.get(key)
-    return value if isinstance(value, int) and value > 0 else None
 
 
 @dataclass(frozen=True, slots=True)

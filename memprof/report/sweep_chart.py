@@ -12,10 +12,10 @@ from memprof.record import Record
 from memprof.report import style
 from memprof.report.captions import UNIT_MEANS, witness_line
 from memprof.report.describe import scenario_line
-from memprof.report.palette import LINES, MARKERS
+from memprof.report.palette import DASHES, LINES, MARKERS
 from memprof.report.rows import make_rows, peak_memory
-from memprof.report.series import QUANTITIES, Line, sweeps
 from memprof.report.style import INK, MUTED, SMALL
+from memprof.report.sweeps import QUANTITIES, Line, Look, looks, panel_names, sweeps
 from memprof.units import UNITS
 
 PANEL_INCHES = 3.4
@@ -36,11 +36,12 @@ def sweep_figure(records: Sequence[Record], *, by: str | None = None, unit: str 
         title = f"{', '.join(names)}: {peak_memory(rows)} against {' and '.join(swept)}"
         right = 0.4 + max(style.text_width(line.name, SMALL) for group in found.values() for line in group)
         page = style.page(title, list(filter(None, said)), [PANEL_INCHES] * len(found), left=0.85, right=right)
-        for axes, ((model, key), group) in zip(page.panels, found.items(), strict=True):
-            _panel(axes, group[:MOST_LINES], key, unit)
+        drawn = looks(found)
+        for axes, name, ((_, key), group) in zip(page.panels, panel_names(found), found.items(), strict=True):
+            _panel(axes, [(line, drawn[key, line.name]) for line in group[:MOST_LINES]], key, unit)
             axes.set_ylabel(f"{peak_memory(rows)}, {unit}")
-            if len(names) > 1:
-                axes.set_title(model, loc="left", size=style.TEXT + 1, weight="bold", pad=5)
+            if name:
+                axes.set_title(name, loc="left", size=style.TEXT + 1, weight="bold", pad=5)
     return page.figure
 
 
@@ -49,25 +50,27 @@ def _left_out(groups: Iterable[Sequence[Line]]) -> list[str]:
     return [f"The first {MOST_LINES} of {longest} lines."] if longest > MOST_LINES else []
 
 
-def _panel(axes: Axes, group: Sequence[Line], key: str, unit: str) -> None:
-    values = sorted({value for line in group if line.is_swept for value, _ in line.points})
+def _panel(axes: Axes, group: Sequence[tuple[Line, Look]], key: str, unit: str) -> None:
+    """A method's lines share colour and marker; AdamW is dashed ink. Of lines upon each other the lower is broader."""
+    values = sorted({value for line, _ in group if line.is_swept for value, _ in line.points})
     axes.set_xscale("log", base=2)
     axes.set_xticks(values, [str(value) for value in values], minor=False)
     axes.set_xticks([], minor=True)
     axes.margins(x=0.02)
     ends: list[tuple[float, str, str]] = []
-    for number, line in enumerate(group):
-        colour = INK if line.name.startswith("adamw") else LINES[number % len(LINES)]
-        marker = MARKERS[number % len(MARKERS)]
+    for number, (line, look) in enumerate(group):
+        colour = INK if look.colour is None else LINES[look.colour % len(LINES)]
+        dashes = (0, DASHES[look.dash] or (1, 0))
+        broad = 1 - number / len(group)
         peaks = [peak / UNITS[unit] for _, peak in line.points]
         if line.is_swept:
-            values_of = [value for value, _ in line.points]
-            dashes = (0, (5, 2 * (number % 2)))  # one line shows through another that lies upon it
-            axes.plot(values_of, peaks, marker=marker, color=colour, markersize=5.5, linestyle=dashes)
+            marker = "D" if look.colour is None else MARKERS[look.colour % len(MARKERS)]
+            axes.plot([value for value, _ in line.points], peaks, marker=marker, color=colour, linestyle=dashes,
+                      linewidth=1.2 + 1.4 * broad, markersize=4.5 + 2.5 * broad)  # fmt: skip
         else:
-            axes.axhline(peaks[0], color=colour, linestyle=(0, (4, 3)), linewidth=1.1)
+            axes.axhline(peaks[0], color=colour, linestyle=dashes, linewidth=1.1)
         ends.append((peaks[-1], line.name, colour))
-    axes.set_ylim(0, max(peak for line in group for _, peak in line.points) / UNITS[unit] * 1.06)
+    axes.set_ylim(0, max(peak for line, _ in group for _, peak in line.points) / UNITS[unit] * 1.06)
     axes.grid()
     axes.tick_params(length=0, labelsize=SMALL)
     axes.set_xlabel(QUANTITIES[key], labelpad=2)
@@ -89,6 +92,7 @@ def _name(axes: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
     for place, (end, name, colour) in zip(places, ordered, strict=True):
         axes.annotate(name, (1, end), (1.025, place), axes.get_yaxis_transform(), axes.get_yaxis_transform(),
                       va="center", ha="left", size=SMALL, color=INK, annotation_clip=False,
-                      arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.8, "shrinkA": 0, "shrinkB": 0},
+                      arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.8, "shrinkA": 2, "shrinkB": 0,
+                                  "relpos": (0, 0.5)},
                       )  # fmt: skip
     axes.spines["left"].set_color(MUTED)

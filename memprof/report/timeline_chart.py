@@ -18,6 +18,7 @@ from memprof.report.palette import PALETTE
 from memprof.report.rows import Row, featured, make_rows
 from memprof.report.series import corners, phases
 from memprof.report.style import INK, MUTED, RULE, SMALL
+from memprof.timeline import EXTRA
 from memprof.units import UNITS
 
 PANEL_INCHES, BELOW = 1.0, 0.34
@@ -41,9 +42,9 @@ def timeline_figure(records: Sequence[Record], *, unit: str = "GiB", note: str =
         page = style.page(title, list(filter(None, said)), heights, left=0.75, right=0.45, legend=0.32, below=BELOW)
         for axes, row in zip(page.panels, shown, strict=True):
             peers = [other for other in shown if other.model == row.model]
-            _panel(axes, row, unit, max(other.peak or 0 for other in peers))
             name = f"{row.model} {row.label}" if len(names) > 1 else row.label
             axes.set_title(name, loc="left", size=style.TEXT, weight="bold", pad=5)
+            _panel(axes, row, unit, max(other.peak or 0 for other in peers))
         style.legend(page, style.visible(_stacks(shown)))
     return page.figure
 
@@ -66,7 +67,9 @@ def _panel(axes: Axes, row: Row, unit: str, most: int) -> None:
     assert history is not None
     drawn = corners(history)
     columns = [[getattr(history, name)[at] / UNITS[unit] for at in drawn] for name in PALETTE]
-    axes.stackplot([history.event[at] for at in drawn], *columns, colors=list(PALETTE.values()), linewidth=0)
+    across = [history.event[at] for at in drawn]
+    axes.stackplot(across, *columns, colors=list(PALETTE.values()), linewidth=0)
+    axes.plot(across, [history.total[at] / UNITS[unit] for at in drawn], color=MUTED, linewidth=0.6, zorder=2.3)
     axes.set_xlim(0, history.events or 1)
     axes.set_ylim(0, most / UNITS[unit] * 1.3 or 1)
     axes.locator_params(axis="y", nbins=4)
@@ -79,13 +82,16 @@ def _panel(axes: Axes, row: Row, unit: str, most: int) -> None:
 
 
 def _phases(axes: Axes, history: History) -> None:
-    """A line where a phase begins, and its name where there is room for it."""
-    room = axes.get_position().width * style.WIDTH
+    """A line where a phase begins, and its name where there is room for it behind the panel's own."""
+    events = history.events or 1
+    inch = events / (axes.get_position().width * style.WIDTH)
+    taken = (style.text_width(axes.get_title(loc="left"), style.TEXT, "bold") + 0.12) * inch
     for name, begin, end in phases(history):
         if begin:
             axes.axvline(begin, color=RULE, linewidth=0.9, zorder=2.2)
-        if style.text_width(name, SMALL) < room * (end - begin) / (history.events or 1):
-            place = ((begin + end) / 2, 1)
+        free = max(begin, taken)
+        if style.text_width(name, SMALL) * inch < end - free:
+            place = ((free + end) / 2, 1)
             axes.annotate(name, place, (0, 2), axes.get_xaxis_transform(), "offset points", ha="center", va="bottom",
                           size=SMALL, color=MUTED)  # fmt: skip
 
@@ -97,7 +103,8 @@ def _peak(axes: Axes, history: History, unit: str) -> None:
     bottom = 0.0
     for name, colour in PALETTE.items():
         height = getattr(history, name)[worst] / UNITS[unit]
-        axes.bar(at[0], height, history.events * PEAK_WIDTH, bottom, color=colour, linewidth=0, zorder=2.4)
+        axes.bar(at[0], height, history.events * PEAK_WIDTH, bottom, color=colour, edgecolor=MUTED,
+                 linewidth=0.6 if name == EXTRA else 0, zorder=2.4)  # fmt: skip
         bottom += height
     axes.plot(*at, marker=CARETDOWN, markersize=6, color=INK, clip_on=False, zorder=4)
     side = "right" if history.event[worst] > 0.6 * history.events else "left"

@@ -12,10 +12,10 @@ from memprof.record import Interval, Record
 from memprof.report import style
 from memprof.report.captions import UNIT_MEANS, witness_line
 from memprof.report.columns import percent, size
-from memprof.report.describe import models, scenario_line
+from memprof.report.describe import scenario_line
 from memprof.report.place import Point, place
 from memprof.report.rows import Row, make_rows, peak_memory, peak_name
-from memprof.report.series import front
+from memprof.report.series import ends, front, settings
 from memprof.report.style import EDGE, HEAVIER, INK, LIGHTER, RULE, SMALL, folded, text_width
 from memprof.units import UNITS
 
@@ -33,14 +33,14 @@ def tradeoff_figure(records: Sequence[Record], *, by: str | None = None, unit: s
 
 
 def _scatter(rows: Sequence[Row], measured: Sequence[Row], unit: str, note: str) -> Figure:
-    facets = _by_model(measured)
+    facets = settings(measured)
     said = [*_said(rows, measured, unit, note), "Vertical bars: 95 % intervals. Filled, joined by the line: no "
             "other method is both lighter and faster."]  # fmt: skip
     title = f"{_names(measured)}: {peak_memory(measured)} against throughput"
     page = style.page(title, said, [SCATTER_INCHES] * len(facets), left=0.95, right=0.5)
-    for axes, facet in zip(page.panels, facets, strict=True):
+    for axes, (name, facet) in zip(page.panels, facets.items(), strict=True):
         _points(axes, facet, unit)
-        _name_panel(axes, facet, len(facets))
+        _name_panel(axes, name)
     return page.figure
 
 
@@ -97,35 +97,36 @@ def _cross(axes: Axes, points: Sequence[Point]) -> None:
 
 def _ranking(rows: Sequence[Row], unit: str, note: str) -> Figure:
     seen = sorted((row for row in rows if row.memory), key=lambda row: (row.peak or 0, row.label))
-    facets = _by_model(seen, models(row.record for row in rows))
+    facets = {name: [row for row in seen if row in group] for name, group in settings(rows).items()}
+    facets = {name: facet for name, facet in facets.items() if facet}
     said = [
         *_said(rows, seen, unit, note),
-        f"Dashed: AdamW's {peak_name(seen)}. Each line is what a method saves or adds.",
+        f"Dashed: AdamW's {peak_name(seen)}{' in each panel' if len(facets) > 1 else ''}. Each line is what a method "
+        "saves or adds.",
     ]
     has_baseline = any(row.saving is not None for row in seen)
     left = EDGE + max((text_width(folded(row.label)) for row in seen), default=1.0) + 0.15
     room = _room(seen, unit)
     right = EDGE + room + 0.2 + max((text_width(_verdict(row), SMALL) for row in seen), default=0.0)
     title = f"{_names(rows)}: {peak_memory(seen)}{' against AdamW' if has_baseline else ', ranked'}, {unit}"
-    heights = [ROW_INCHES * max(sum(_lines(row) for row in facet), 2) for facet in facets] or [1.0]
+    heights = [ROW_INCHES * max(sum(_lines(row) for row in facet), 2) for facet in facets.values()] or [1.0]
     page = style.page(title, said if has_baseline else said[:-1], heights, left=left, right=right)
-    for axes, facet in zip(page.panels, facets, strict=False):
+    for axes, (name, facet) in zip(page.panels, facets.items(), strict=False):
         _dumbbells(axes, facet, unit, room)
-        _name_panel(axes, facet, len(facets))
+        _name_panel(axes, name)
     return page.figure
 
 
 def _dumbbells(axes: Axes, rows: Sequence[Row], unit: str, room: float) -> None:
     """A dot for each method and a line from AdamW's peak to it."""
     y, ticks = 0.0, []
-    baseline = next((row.peak for row in rows if row.is_baseline), None)
     for row in rows:
         y += _lines(row) / 2
         ticks.append(y)
-        _dumbbell(axes, row, y, baseline, unit, room)
+        _dumbbell(axes, row, y, unit, room)
         y += _lines(row) / 2
-    if baseline:
-        axes.axvline(baseline / UNITS[unit], color=INK, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
+    for reference in {row.peak for row in rows if row.is_baseline and row.peak}:
+        axes.axvline(reference / UNITS[unit], color=INK, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
     axes.set_ylim(y, 0)
     axes.set_xlim(0, max(row.peak or 0 for row in rows) / UNITS[unit] * 1.03 or 1)
     axes.set_yticks(ticks, [folded(row.label) for row in rows])
@@ -136,12 +137,12 @@ def _dumbbells(axes: Axes, rows: Sequence[Row], unit: str, room: float) -> None:
     style.size_axis(axes, unit)
 
 
-def _dumbbell(axes: Axes, row: Row, y: float, baseline: int | None, unit: str, room: float) -> None:
+def _dumbbell(axes: Axes, row: Row, y: float, unit: str, room: float) -> None:
     peak = (row.peak or 0) / UNITS[unit]
     heavier = row.saving is not None and row.saving < 0
     colour = INK if row.is_baseline else HEAVIER if heavier else LIGHTER
-    if baseline and row.saving is not None:
-        axes.plot([baseline / UNITS[unit], peak], [y, y], color=colour, linewidth=3, alpha=0.55, zorder=2,
+    if row.saving is not None:
+        axes.plot([ends(row)[0].peak / UNITS[unit], peak], [y, y], color=colour, linewidth=3, alpha=0.55, zorder=2,
                   solid_capstyle="butt")  # fmt: skip
     axes.plot([peak], [y], marker="D" if row.is_baseline else "o", markersize=7, color=colour, zorder=3)
     weight = "bold" if row.is_baseline else "normal"
@@ -167,14 +168,9 @@ def _lines(row: Row) -> float:
     return max(1.0, 0.62 * len(folded(row.label).split("\n")))
 
 
-def _by_model(rows: Sequence[Row], names: Sequence[str] | None = None) -> list[list[Row]]:
-    order = names or list(dict.fromkeys(row.model for row in rows))
-    return [facet for facet in ([row for row in rows if row.model == name] for name in order) if facet]
-
-
-def _name_panel(axes: Axes, rows: Sequence[Row], panels: int) -> None:
-    if panels > 1:
-        axes.set_title(rows[0].model, loc="left", size=style.TEXT + 1, weight="bold", pad=5)
+def _name_panel(axes: Axes, name: str) -> None:
+    if name:
+        axes.set_title(name, loc="left", size=style.TEXT + 1, weight="bold", pad=5)
 
 
 def _names(rows: Sequence[Row]) -> str:

@@ -15,7 +15,7 @@ from memprof.report.columns import size
 from memprof.report.describe import models, scenario_line
 from memprof.report.palette import NAMES, PALETTE
 from memprof.report.rows import Row, featured, make_rows, peak_name
-from memprof.report.series import ends, signed, steps
+from memprof.report.series import baseline_label, ends, signed, steps
 from memprof.report.style import EDGE, INK, MUTED, SMALL, text_width
 from memprof.units import UNITS
 
@@ -25,10 +25,13 @@ MOST_PANELS = 7
 
 def waterfall_figure(records: Sequence[Record], *, by: str | None = None, unit: str = "GiB", note: str = "") -> Figure:
     """A panel for each method beside AdamW: its bars sum to the difference of the peaks, to the byte."""
-    rows = [row for row in make_rows(records, by=by) if row.change and not row.is_baseline]
+    every = make_rows(records, by=by)
+    rows = [row for row in every if row.change and not row.is_baseline]
     if not rows:
         raise NothingToDoError("no method stands beside AdamW in the same scenario; add --method adamw")
     shown = featured(rows, MOST_PANELS)
+    if len(shown) < len(rows):
+        shown = sorted(shown, key=lambda row: -(row.saving or 0.0))
     left_out = f"The {len(shown)} of {len(rows)} cells that save most." if len(shown) < len(rows) else ""
     witnesses = sorted({SPOKEN[row.saving_by] for row in shown if row.saving_by})
     means = f"{unit} = {UNIT_MEANS[unit]} bytes; " if unit in UNIT_MEANS else ""
@@ -36,11 +39,11 @@ def waterfall_figure(records: Sequence[Record], *, by: str | None = None, unit: 
     names = models(row.record for row in shown)
     with style.styled():
         heights = [BAR_INCHES * (len(steps(row)) + 2) for row in shown]
-        left = EDGE + max(text_width(text, SMALL) for row in shown for text in _names(row)) + 0.1
+        left = EDGE + max(text_width(text, SMALL) for row in shown for text in _names(row, every)) + 0.1
         title = f"{', '.join(names)}: from AdamW's {peak_name(shown)} to each method's, {unit}"
         page = style.page(title, list(filter(None, said)), heights, left=left, right=1.0, below=BELOW)
         for axes, row in zip(page.panels, shown, strict=True):
-            _panel(axes, row, unit, max(_most(other) for other in shown if other.model == row.model))
+            _panel(axes, row, _names(row, every), unit, max(_most(each) for each in shown if each.model == row.model))
             name = f"{row.model} {row.label}" if len(names) > 1 else row.label
             axes.set_title(name, loc="left", size=style.TEXT, weight="bold", pad=4)
             axes.tick_params(axis="x", labelbottom=axes is page.panels[-1])
@@ -52,11 +55,11 @@ def _most(row: Row) -> int:
     return max(memory.peak for memory in ends(row))
 
 
-def _names(row: Row) -> list[str]:
-    return ["adamw", *(NAMES[name] for name, _ in steps(row)), row.label]
+def _names(row: Row, every: Sequence[Row]) -> list[str]:
+    return [baseline_label(row, every), *(NAMES[name] for name, _ in steps(row)), row.label]
 
 
-def _panel(axes: Axes, row: Row, unit: str, most: int) -> None:
+def _panel(axes: Axes, row: Row, names: Sequence[str], unit: str, most: int) -> None:
     before, after = ends(row)
     reached = before.peak
     _bar(axes, 0, 0, before.peak, unit, MUTED, size(before.peak, unit))
@@ -70,7 +73,7 @@ def _panel(axes: Axes, row: Row, unit: str, most: int) -> None:
     _bar(axes, last, 0, after.peak, unit, INK, size(after.peak, unit))
     axes.set_ylim(last + 0.5, -0.5)
     axes.set_xlim(0, most / UNITS[unit] * 1.1 or 1)
-    axes.set_yticks(range(last + 1), _names(row))
+    axes.set_yticks(range(last + 1), names)
     axes.tick_params(axis="y", length=0, labelsize=SMALL, labelcolor=INK)
     style.size_grid(axes, unit)
 

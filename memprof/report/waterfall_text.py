@@ -8,6 +8,7 @@ from memprof.explanation import Explanation
 from memprof.report.columns import size
 from memprof.report.describe import BASELINE
 from memprof.report.diagnosis import NAMES, name_of
+from memprof.report.series import signed
 
 LEAST_ROOM = 10
 """characters of the longest bar, however narrow the terminal"""
@@ -40,11 +41,6 @@ def bar(low: int, high: int, scale: int, room: int, block: str = "█") -> str:
     if high > low and begin == end:
         begin, end = (begin - 1, end) if begin else (0, 1)
     return " " * begin + block * (end - begin)
-
-
-def signed(change: int, unit: str) -> str:
-    """With its sign; no change is 0, and one that is there never rounds to it."""
-    return f"{'-' if change < 0 else '+'}{size(abs(change), unit)}" if change else "0"
 
 
 def figure(nbytes: int, unit: str) -> str:

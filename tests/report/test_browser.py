@@ -132,8 +132,36 @@ def test_words_filter_table_and_bars(page: Page) -> None:
     field.send_keys("oom")
     assert page.rows() == ["dora"], "the status is a word too"
     field.clear()
+    field.send_keys("oom, rank=64,")
+    assert page.rows() == ["galore rank=64", "dora"], "a comma means or"
+    field.clear()
     field.send_keys("nothing like it")
     assert page.rows() == []
+
+
+BROKEN = """(() => {
+  const broken = [], nodes = document.createTreeWalker(document.querySelector("main"), NodeFilter.SHOW_TEXT);
+  while (nodes.nextNode()) {
+    for (const word of nodes.currentNode.data.matchAll(/[\\w.=]+/g)) {
+      const range = document.createRange();
+      range.setStart(nodes.currentNode, word.index);
+      range.setEnd(nodes.currentNode, word.index + word[0].length);
+      if (new Set([...range.getClientRects()].map((box) => box.top)).size > 1) broken.push(word[0]);
+    }
+  }
+  return broken;
+})()"""
+
+
+@pytest.mark.parametrize("width", [360, 390])
+def test_a_phone_breaks_no_number(chromium: Page, record: Make, tmp_path: Path, width: int) -> None:
+    settings = [{"rank": rank, "update_gap": 1000} for rank in (128, 1024)]
+    records = [record(name, batch_size=batch, hyperparameters=each, given=["update_gap"], timeline=True)
+               for name in ("adamw", "galore") for batch in (4, 128) for each in settings]  # fmt: skip
+    place = tmp_path / "report.html"
+    place.write_text(html(records, environment={}), encoding="utf-8")
+    chromium.open(place, width)
+    assert chromium.ask(BROKEN) == []
 
 
 def test_pointing_at_a_size_tells_its_bytes(page: Page) -> None:

@@ -194,6 +194,24 @@ def test_every_model_has_a_panel_of_its_own(record: Make) -> None:
         assert [axes.get_title(loc="left") for axes in draw(records).axes] == ["60m", "1b"]
 
 
+@pytest.mark.parametrize("measured", [True, False])
+def test_every_batch_size_has_its_own_adamw(record: Make, measured: bool) -> None:
+    """AdamW needs 10 GiB at a batch of 4 and 20 at one of 16: LoRA's 16 there are less, not more."""
+    sizes = {4: ((2, 2, 4, 1, 1), (2, 0, 0, 2, 1)), 16: ((2, 2, 4, 11, 1), (2, 0, 0, 13, 1))}
+    records = [
+        record(name, size, batch_size=batch, speed=1.0 + batch if measured else None)
+        for batch, pair in sizes.items()
+        for name, size in zip(("adamw", "lora"), pair, strict=True)
+    ]
+    panels = charts.tradeoff_figure(records).axes
+    assert [axes.get_title(loc="left") for axes in panels] == ["batch_size=4", "batch_size=16"]
+    ends = [[np.asarray(line.get_xydata()).tolist() for line in axes.lines] for axes in panels]
+    upright = [
+        {each[0][0] for each in lines if len(each) == 2 and each[0][1] == 0 and each[1][1] == 1} for lines in ends
+    ]
+    assert upright == [{10.0}, {20.0}]
+
+
 DRAWN = charts.CHARTS | charts.OCCASIONAL
 
 
@@ -206,6 +224,16 @@ def test_no_text_covers_another_or_leaves_the_page(record: Make, name: str, meas
     width, height = figure.get_size_inches() * figure.dpi
     page = Box(0, 0, width, height)
     assert not [text for text, box in texts if not box.within(page)]
+    assert not [(one, other) for (one, a), (other, b) in combinations(texts, 2) if a.meets(b)]
+
+
+def test_a_long_name_stands_beside_its_phases(record: Make) -> None:
+    named = {"hyperparameters": {"inner": "adamw-8bit", "per_layer": True}, "given": ["inner", "per_layer"]}
+    figure = DRAWN["timeline"](
+        [record("adamw", timeline=True), record("galore", (2, 2, 1, 1, 1), timeline=True, **named)]
+    )
+    texts = list(drawn(figure))
+    assert [text for text, _ in texts].count("backward") == 2
     assert not [(one, other) for (one, a), (other, b) in combinations(texts, 2) if a.meets(b)]
 
 

@@ -15,8 +15,9 @@ from memprof.explanation import Account, Explanation, Holding, Lever, Moment, Pa
 from memprof.record import History, Record
 from memprof.report.diagnosis import diagnosis, headline, where
 from memprof.report.explain import render
+from memprof.report.series import signed
 from memprof.report.step_chart import step_chart
-from memprof.report.waterfall_text import bar, figure, signed, waterfall_lines
+from memprof.report.waterfall_text import bar, figure, waterfall_lines
 from memprof.timeline import CATEGORIES
 
 GIB = 2**30

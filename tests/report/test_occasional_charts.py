@@ -4,24 +4,31 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import PolyCollection
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.text import Text
+from matplotlib.text import Annotation, Text
 
 from memprof.errors import NothingToDoError
 from memprof.record import History, Record
 from memprof.report import charts, files
 from memprof.report.agreement_chart import agreement_figure
+from memprof.report.page.bars import waterfalls
+from memprof.report.page.points import sweep_charts
+from memprof.report.palette import LINES
 from memprof.report.rows import featured, make_rows
-from memprof.report.series import Pair, corners, lines, phases, steps, verdict
+from memprof.report.series import Pair, corners, phases, steps, verdict
+from memprof.report.style import INK
 from memprof.report.sweep_chart import sweep_figure
+from memprof.report.sweeps import lines
 from memprof.report.timeline_chart import timeline_figure
 from memprof.report.waterfall_chart import waterfall_figure
 from memprof.store import OCCASIONAL, RENDERED
@@ -113,6 +120,26 @@ def test_a_waterfall_goes_from_one_peak_to_the_other(record: Make) -> None:
     assert all(text in words(figure) for text in ("10.00", "-3.00", "-2.00", "+1.00", "6.00", "optimizer state"))
 
 
+def test_a_waterfall_of_those_that_save_most_begins_with_the_first(record: Make) -> None:
+    """Nine methods at two batch sizes, of which there is room for seven; each below the AdamW of its own batch."""
+    records = [record("adamw", (2, 2, 40, 1, 1), batch_size=batch) for batch in (1, 4)]
+    records += [record(f"m{index}", (2, 2, 9 - index, 1, 1), batch_size=4) for index in range(9)]
+    figure = waterfall_figure(records)
+    titles = [axes.get_title(loc="left") for axes in figure.axes]
+    assert titles == [f"m{index} batch_size=4" for index in (8, 7, 6, 5, 4, 3, 2)]
+    assert figure.axes[0].get_yticklabels()[0].get_text() == "adamw batch_size=4"
+    assert waterfalls(make_rows(records), "GiB")[0].bars[0].name == "adamw batch_size=4"
+
+
+def test_the_drawn_peak_is_as_high_as_it_says(record: Make) -> None:
+    """The temporaries of an instant have an edge, and the outline ends where the figure does."""
+    (axes,) = timeline_figure([record("adamw", HEAVY, timeline=True)]).axes
+    outline = max((np.asarray(line.get_xydata()) for line in axes.lines), key=len)
+    assert outline[:, 1].max() == 10.0
+    tops = [bar for bar in axes.patches if isinstance(bar, Rectangle) and bar.get_y() + bar.get_height() == 10.0]
+    assert [to_hex(bar.get_facecolor()) for bar in tops] == [charts.PALETTE["extra"]] and tops[0].get_linewidth() > 0
+
+
 def test_a_sweep_draws_each_methods_peak_by_value(record: Make) -> None:
     records = [*ranked(record, 64, 8, 16), record("adamw", (2, 2, 400, 1, 1), unit=1)]
     galore, adamw = lines(make_rows(records), "rank")
@@ -127,6 +154,50 @@ def test_a_sweep_of_two_quantities_has_a_panel_for_each(record: Make) -> None:
     assert [axes.get_xlabel() for axes in figure.axes] == ["rank", "batch size"]
     names = {line.name for line in lines(make_rows(records), "batch_size")}
     assert names == {"galore rank=8", "galore rank=16"}
+
+
+def swept(record: Make, models: tuple[str, ...] = ("1b",)) -> list[Record]:
+    """Two methods by rank and batch size beside AdamW, which has no rank."""
+    sizes, made = ((4, 2), (16, 8)), []
+    for model, (batch, activation) in product(models, sizes):
+        at: dict[str, Any] = {"model": model, "batch_size": batch}
+        made.append(record("adamw", (2, 2, 90, activation, 1), unit=1, **at))
+        pairs = product(("galore", "adamw-8bit"), (8, 16))
+        made += [record(name, (2, len(name), rank, activation, 1), unit=1, hyperparameters={"rank": rank}, **at)
+                 for name, rank in pairs]  # fmt: skip
+    return made
+
+
+def test_a_method_has_one_colour_in_every_panel(record: Make) -> None:
+    """And a batch size one pattern; AdamW is dashed ink, its 8-bit form a method like others. The page does alike."""
+    figure = sweep_figure(swept(record), unit="B")
+    seen: dict[str, set[str]] = {}
+    for axes in figure.axes:
+        for text in (text for text in axes.texts if isinstance(text, Annotation)):
+            assert text.arrow_patch is not None
+            seen.setdefault(text.get_text().split()[0], set()).add(to_hex(text.arrow_patch.get_edgecolor()))
+    assert seen == {"adamw": {INK}, "galore": {LINES[0]}, "adamw-8bit": {LINES[1]}}
+    assert all(line.is_dashed() for axes in figure.axes for line in axes.lines if line.get_color() == INK)
+    looks = {(curve.name.split()[0].strip(":"), curve.look.split()[0])
+             for chart in sweep_charts(make_rows(swept(record)), "B") for curve in chart.curves}  # fmt: skip
+    assert looks == {("adamw", "adamw"), ("galore", "line0"), ("adamw-8bit", "line1")}
+
+
+def test_no_leader_strikes_through_a_name(record: Make) -> None:
+    figure = sweep_figure(swept(record), unit="B")
+    renderer = FigureCanvasAgg(figure).get_renderer()  # type: ignore[no-untyped-call]
+    figure.draw(renderer)
+    for axes in figure.axes:
+        named = [text for text in axes.texts if isinstance(text, Annotation) and text.arrow_patch]
+        left = min(Text.get_window_extent(text, renderer).x0 for text in named)
+        assert named and all(text.arrow_patch.get_window_extent(renderer).x1 <= left + 1 for text in named)  # type: ignore[union-attr]
+
+
+def test_panels_of_one_model_say_in_what_they_differ(record: Make) -> None:
+    figure = sweep_figure(swept(record, ("60m", "1b")), unit="B")
+    titles = [axes.get_title(loc="left") for axes in figure.axes]
+    assert titles == ["60m, by rank", "60m, by batch size", "1b, by rank", "1b, by batch size"]
+    assert [chart.title for chart in sweep_charts(make_rows(swept(record, ("60m", "1b"))), "B")] == titles
 
 
 def test_settings_that_differ_make_two_lines(record: Make) -> None:

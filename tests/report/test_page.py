@@ -16,6 +16,7 @@ from memprof.report import charts
 from memprof.report.page import html
 from memprof.report.page.bars import stacks, waterfalls
 from memprof.report.page.points import agreement_chart, speed_charts, sweep_charts
+from memprof.report.page.render import answer
 from memprof.report.page.timeline import SIDE, plots, round_values
 from memprof.report.rows import make_rows
 
@@ -112,6 +113,32 @@ def test_what_is_read_first_stands_first(pair: list[Record]) -> None:
     assert headers[:5] == ["Method", "Peak", "vs AdamW", "Fits 24 GiB", "Examples/s"]
     assert headers[5:9] == ["Param", "Grad", "OS", "Act"]
     assert "Lightest: lora, 6.00 GiB at its peak, 40.0 % below AdamW" in page
+
+
+def test_each_batch_size_has_its_lightest(record: Make) -> None:
+    """By hand: LoRA's 6 of 10 GiB at one, AdamW-8bit's 14 of 20 at the other."""
+    four = [record("adamw", HEAVY, batch_size=4), record("lora", LIGHT, batch_size=4)]
+    sixteen = [record("adamw", (4, 4, 8, 2, 2), batch_size=16), record("adamw-8bit", (4, 4, 2, 2, 2), batch_size=16)]
+    records = [*four, *sixteen]
+    assert answer(make_rows(records), "GiB") == (
+        "Lightest at batch_size=4: lora, 6.00 GiB at its peak, 40.0 % below AdamW's. "
+        "Lightest at batch_size=16: adamw-8bit, 14.00 GiB at its peak, 30.0 % below AdamW's."
+    )
+    timed = [record("adamw", HEAVY, batch_size=batch, speed=1.0) for batch in (4, 16)]
+    assert [chart.title for chart in speed_charts(make_rows(timed), "GiB")] == ["batch_size=4", "batch_size=16"]
+
+
+def test_what_no_rank_changes_has_a_point_at_none(record: Make) -> None:
+    swept = [record("galore", (2, 2, 1, rank, 0), hyperparameters={"rank": rank}) for rank in (8, 16)]
+    (chart,) = sweep_charts(make_rows([record("adamw", HEAVY), *swept]), "GiB")
+    assert len(chart.dots) == 2 and not any("adamw" in dot.tip for dot in chart.dots)
+    assert [curve.name for curve in chart.curves] == ["adamw: 10.00 GiB at any rank", "galore"]
+    drawn = [
+        known["class"]
+        for tag, known in read([record(), *swept]).elements
+        if tag == "path" and "curve" in (known.get("class") or "")
+    ]  # noqa: E501
+    assert drawn[:2] == drawn[2:] == [f"curve {curve.look}" for curve in chart.curves], "the legend looks alike"
 
 
 def test_a_page_of_failures_alone_has_their_reasons(record: Make) -> None:

@@ -9,7 +9,7 @@ from memprof.report.captions import SPOKEN
 from memprof.report.columns import percent, size
 from memprof.report.palette import NAMES, PALETTE
 from memprof.report.rows import Row
-from memprof.report.series import ends, signed, steps
+from memprof.report.series import baseline_label, ends, signed, steps
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,13 +85,14 @@ def waterfalls(rows: Sequence[Row], unit: str) -> list[Waterfall]:
     """One for each row that has an AdamW beside it, those that save most first."""
     beside = [row for row in rows if row.change is not None and not row.is_baseline]
     several = len({row.model for row in beside}) > 1
-    return [_waterfall(row, unit, several) for row in sorted(beside, key=lambda row: -(row.saving or 0.0))]
+    ordered = sorted(beside, key=lambda row: -(row.saving or 0.0))
+    return [_waterfall(row, baseline_label(row, rows), unit, several) for row in ordered]
 
 
-def _waterfall(row: Row, unit: str, several: bool) -> Waterfall:
+def _waterfall(row: Row, baseline: str, unit: str, several: bool) -> Waterfall:
     before, after = ends(row)
     most = 1.0 * max(before.peak, after.peak) or 1.0
-    bars = [_whole("adamw", "from", before.peak, most, unit)]
+    bars = [_whole(baseline, "from", before.peak, most, unit)]
     reached = before.peak
     for category, change in steps(row):
         piece = Piece(category, 100 * min(reached, reached + change) / most, 100 * abs(change) / most)

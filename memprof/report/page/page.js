@@ -69,11 +69,12 @@
 
   const filter = document.getElementById("filter");
   const narrow = () => {
-    const words = filter.value.toLowerCase().split(/\s+/).filter(Boolean);
+    // Words between two commas are one wish: all of them; a row has to meet one wish.
+    const wishes = filter.value.toLowerCase().split(",").map((wish) => wish.split(/\s+/).filter(Boolean)).filter((words) => words.length);
     let shown = 0;
     for (const row of body.rows) {
       const text = all("td.text", row).map((cell) => cell.textContent.toLowerCase()).join(" ");
-      row.hidden = !words.every((word) => text.includes(word));
+      row.hidden = wishes.length > 0 && !wishes.some((words) => words.every((word) => text.includes(word)));
       shown += !row.hidden;
     }
     document.getElementById("count").textContent = `${shown} of ${body.rows.length}`;

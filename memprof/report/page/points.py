@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from memprof.report.columns import SHORT, size, speed
 from memprof.report.page.bars import exact
 from memprof.report.page.timeline import Mark, round_values
-from memprof.report.palette import NAMES
+from memprof.report.palette import LINES, NAMES
 from memprof.report.rows import PEAK, SUM, Row, peak_memory, peak_name
-from memprof.report.series import QUANTITIES, Line, Pair, agreement, front, sweeps, verdict
+from memprof.report.series import Pair, agreement, front, settings, verdict
+from memprof.report.sweeps import QUANTITIES, Line, Look, looks, panel_names, sweeps
 from memprof.units import UNITS
 
 
@@ -36,6 +37,8 @@ class Curve:
     look: str
     path: str
     name: str = ""
+    dotted: bool = False
+    """whether it has points, in the legend too"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,15 +56,12 @@ class Chart:
 
 
 def speed_charts(rows: Sequence[Row], unit: str) -> list[Chart]:
-    """Peak against examples per second, a chart for each model."""
-    measured = [row for row in rows if row.examples_per_second and row.peak]
-    return [
-        _speed_chart(model, [row for row in measured if row.model == model], unit)
-        for model in dict.fromkeys(row.model for row in measured)
-    ]
+    """Peak against examples per second, a chart for each model and whatever else surrounds a method."""
+    measured = settings([row for row in rows if row.examples_per_second and row.peak])
+    return [_speed_chart(name, facet, unit) for name, facet in measured.items()]
 
 
-def _speed_chart(model: str, rows: Sequence[Row], unit: str) -> Chart:
+def _speed_chart(title: str, rows: Sequence[Row], unit: str) -> Chart:
     heaviest = max(row.peak or 0 for row in rows) * 1.1
     fastest = max(row.examples_per_second.high for row in rows if row.examples_per_second) * 1.08 or 1.0
     best = front([(row.peak or 0, row.examples_per_second.median) for row in rows if row.examples_per_second])
@@ -71,7 +71,7 @@ def _speed_chart(model: str, rows: Sequence[Row], unit: str) -> Chart:
         f"{'H' if index else 'M'}{dot.x:.2f}{'V' if index else ' '}{dot.y:.2f}" for index, dot in enumerate(stairs)
     )
     said = "Filled, joined by the line: no other method is both lighter and faster. Vertical bars: 95 % intervals."
-    return Chart(model, said, f"{peak_memory(rows)}, {unit}", "examples per second", _linear(heaviest / UNITS[unit]),
+    return Chart(title, said, f"{peak_memory(rows)}, {unit}", "examples per second", _linear(heaviest / UNITS[unit]),
                  _upward(fastest), tuple(dots), (Curve("front", path),))  # fmt: skip
 
 
@@ -93,29 +93,42 @@ def _short(label: str) -> str:
 
 def sweep_charts(rows: Sequence[Row], unit: str) -> list[Chart]:
     """Peak against what was swept."""
-    found = sweeps(rows).items()
-    return [_sweep_chart(model, key, group, unit, peak_name(rows), peak_memory(rows)) for (model, key), group in found]
+    found = sweeps(rows)
+    drawn, named = looks(found), zip(panel_names(found), found.items(), strict=True)
+    return [
+        _sweep_chart(name, key, [(line, drawn[key, line.name]) for line in group], unit, rows)
+        for name, ((_, key), group) in named
+    ]
 
 
-def _sweep_chart(model: str, key: str, group: Sequence[Line], unit: str, peak: str, axis: str) -> Chart:
-    values = sorted({value for line in group if line.is_swept for value, _ in line.points})
+def _sweep_chart(title: str, key: str, group: Sequence[tuple[Line, Look]], unit: str, rows: Sequence[Row]) -> Chart:
+    """A line that nothing is swept of is flat: it says its peak in the legend and has a point at no value."""
+    values = sorted({value for line, _ in group if line.is_swept for value, _ in line.points})
     left, width = math.log(values[0]), math.log(values[-1] / values[0])
-    highest = max(nbytes for line in group for _, nbytes in line.points) * 1.08
+    highest = max(nbytes for line, _ in group for _, nbytes in line.points) * 1.08
+    quantity = QUANTITIES[key].partition(",")[0]
     dots, curves = [], []
-    for number, line in enumerate(group):
-        look = f"line{number % 8}"
-        places = [
-            (4 + 92 * (math.log(value) - left) / width if line.is_swept else 50.0, 100 - 100 * nbytes / highest)
-            for value, nbytes in line.points
-        ]
-        path = "L".join(f"{x:.2f} {y:.2f}" for x, y in places)
-        curves.append(Curve(look, f"M{path}" if line.is_swept else f"M0 {places[0][1]:.2f}H100", line.name))
+    for line, told in group:
+        look, height = _look(told), 100 - 100 * line.points[0][1] / highest
+        if not line.is_swept:
+            name = f"{line.name}: {size(line.points[0][1], unit)} {unit} at any {quantity}"
+            curves.append(Curve(look, f"M0 {height:.2f}H100", name))
+            continue
+        places = [(4 + 92 * (math.log(value) - left) / width, 100 - 100 * nbytes / highest)
+                  for value, nbytes in line.points]  # fmt: skip
+        curves.append(Curve(look, f"M{'L'.join(f'{x:.2f} {y:.2f}' for x, y in places)}", line.name, dotted=True))
         for (value, nbytes), (x, y) in zip(line.points, places, strict=True):
-            at = f" at {QUANTITIES[key].partition(',')[0]} {value}" if line.is_swept else ""
-            dots.append(Dot(x, y, look, f"{line.name}{at}\n{peak} {size(nbytes, unit)} {unit}, {exact(nbytes)}"))
+            tip = f"{line.name} at {quantity} {value}\n{peak_name(rows)} {size(nbytes, unit)} {unit}, {exact(nbytes)}"
+            dots.append(Dot(x, y, look, tip))
     across = tuple(Mark(str(value), 4 + 92 * (math.log(value) - left) / width) for value in values)
-    return Chart(model, "", QUANTITIES[key], f"{axis}, {unit}", across, _upward(highest / UNITS[unit]),
+    return Chart(title, "", QUANTITIES[key], f"{peak_memory(rows)}, {unit}", across, _upward(highest / UNITS[unit]),
                  tuple(dots), tuple(curves))  # fmt: skip
+
+
+def _look(told: Look) -> str:
+    """The page's classes."""
+    colour = "adamw" if told.colour is None else f"line{told.colour % len(LINES)}"
+    return f"{colour} dash{told.dash}"
 
 
 def agreement_chart(rows: Sequence[Row], unit: str) -> Chart | None:

@@ -19,10 +19,13 @@ from memprof.report.page.bars import stacks, waterfalls
 from memprof.report.page.points import agreement_chart, speed_charts, sweep_charts
 from memprof.report.page.table import table
 from memprof.report.page.timeline import SIDE, plots
-from memprof.report.palette import DARK, LINES, NAMES, PALETTE
+from memprof.report.palette import DARK, DASHES, LINES, NAMES, PALETTE
 from memprof.report.rows import EITHER, Row, make_rows, peak_name
+from memprof.report.series import settings
 
 HERE = Path(__file__).parent
+MOST_ANSWERS = 4
+"""scenarios of which each has its lightest method named above the table"""
 LEADING = 79
 """columns of a higher rank stand first, the highest leftmost: what a phone shows; the others keep their order"""
 _FACTS = ("vocab_size", "num_layers", "batch_size", "accumulation", "seq_len", "dtype", "kernels", "checkpointing",
@@ -74,6 +77,7 @@ def html(
         palette=PALETTE,
         dark=DARK,
         line_colours=LINES,
+        dashes=DASHES,
         style=Markup((HERE / "page.css").read_text(encoding="utf-8")),
         script=Markup((HERE / "page.js").read_text(encoding="utf-8")),
         data=embedded({"timelines": {plot.key: plot.data for plot in timelines}, "names": NAMES}),
@@ -82,13 +86,21 @@ def html(
 
 
 def answer(rows: Sequence[Row], unit: str) -> str:
-    """The first thing to know: the lightest, and how far it is below AdamW."""
+    """The first thing to know: the lightest, and how far it is below AdamW; once for each batch size and length."""
+    groups = settings(rows)
+    if len({row.model for row in rows}) > 1 or len(groups) > MOST_ANSWERS or peak_name(rows) == EITHER:
+        return ""
+    return " ".join(filter(None, (_lightest(name, group, unit) for name, group in groups.items())))
+
+
+def _lightest(name: str, rows: Sequence[Row], unit: str) -> str:
     seen = [row for row in rows if row.peak is not None]
-    if not seen or len({row.model for row in rows}) > 1 or peak_name(rows) == EITHER:
+    if not seen:
         return ""
     least = min(seen, key=lambda row: row.peak or 0)
     where = "in sum" if least.is_sum else "at its peak"
-    said = f"Lightest: {least.label}, {size(least.peak, unit)} {unit} {where}"
+    label = least.label.removesuffix(name).strip()
+    said = f"Lightest{f' at {name}' if name else ''}: {label}, {size(least.peak, unit)} {unit} {where}"
     if least.is_baseline:
         return f"{said}; nothing here is lighter."
     return f"{said}, {percent(least.saving)} below AdamW's." if least.saving is not None else f"{said}."

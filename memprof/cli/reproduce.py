@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from memprof.errors import CellFailedError, MemprofError
+from memprof.errors import CellFailedError, MemprofError, shown
 
 if TYPE_CHECKING:
     from memprof.papers.result import Reproduction
@@ -92,6 +92,7 @@ def _list() -> None:
 
 def _reproduce(source: Paper, asked: Asked) -> tuple[Reproduction, list[str]]:
     """The tables, kept where asked, and what could not be measured now."""
+    from memprof.cli.screen import note
     from memprof.report.paper.files import free, write
     from memprof.reproduce.run import choose, reproduce
 
@@ -110,6 +111,9 @@ def _reproduce(source: Paper, asked: Asked) -> tuple[Reproduction, list[str]]:
         )
     if asked.output is not None:
         write(asked.output, found, _maker(asked))
+        note(f"kept in {shown(asked.output)}")
+    if asked.run is not None and all(result.measured is None for result in found.results):
+        note(f"{shown(asked.run)} holds no measurement of a scenario in these tables")
     return found, measured.failed if measured and asked.device is not None else []
 
 
@@ -144,7 +148,7 @@ def _show(found: Reproduction, failed: list[str], json: bool) -> None:
     for line in failed:
         note(f"not measured: {plain(line)}")
     for line in failures(found):
-        note(f"no longer comes out: {line}")
+        note(f"does not come out, as expect says it must: {line}")
 
 
 @contextmanager

@@ -43,7 +43,8 @@ def test_list_names_the_papers_and_their_tables(memprof_main: Main) -> None:
 def test_a_lost_cell_is_exit_1_and_named(memprof_main: Main, paper_file: Write) -> None:
     done = memprof_main("reproduce", str(paper_file(cell='"18.10"')), "--no-trace")
     assert done.code == 1
-    assert done.err == f"memprof: no longer comes out: table 1, Full, Param: published 18.10, now {PARAM_MB:.6g}\n"
+    cell = f"table 1, Full, Param: published 18.10, by formula {PARAM_MB:.4g} MB"
+    assert done.err == f"memprof: does not come out, as expect says it must: {cell}\n"
 
 
 def test_json_is_one_document(memprof_main: Main, paper_file: Write) -> None:
@@ -98,7 +99,7 @@ def test_a_cell_that_could_not_be_measured_is_exit_3_after_the_tables(
     assert done.code == 3 and "formula" in done.out
     first, second = done.err.splitlines()
     assert first == "memprof: not measured: adamw: oom - no room"
-    assert second.startswith("memprof: no longer comes out: table 1, Full")
+    assert second.startswith("memprof: does not come out, as expect says it must: table 1, Full")
 
 
 def test_a_page_says_the_command_that_made_it(memprof_main: Main, paper_file: Write, tmp_path: Path) -> None:
@@ -146,3 +147,20 @@ def test_the_readme_s_own_table_runs(memprof_main: Main, tmp_path: Path) -> None
     done = memprof_main("reproduce", str(file), "--no-trace")
     assert (done.code, done.err) == (0, "")
     assert "AdamW: reproduced" in done.out and "printed as 1.5 times the low-rank weights" in done.out
+
+
+def test_a_run_that_has_nothing_to_say_is_told(memprof_main: Main, paper_file: Write, tmp_path: Path) -> None:
+    assert memprof_main("compare", "--model", "9m", "--method", "lion", "-o", str(tmp_path / "run")).code == 0
+    done = memprof_main("reproduce", str(paper_file()), "--no-trace", "--run", str(tmp_path / "run"))
+    assert done.code == 0
+    assert done.err.endswith("holds no measurement of a scenario in these tables\n")
+
+
+def test_it_says_of_what_the_figures_are_and_where_files_went(
+    memprof_main: Main, paper_file: Write, tmp_path: Path
+) -> None:
+    done = memprof_main("reproduce", str(paper_file()), "--no-trace", "-o", str(tmp_path / "out"))
+    assert "model 9m, rank 8, batch size 1, seq len 16" in done.out
+    assert done.err.startswith("memprof: kept in ")
+    letters = memprof_main("reproduce", "galore", "--table", "1", "--no-trace")
+    assert "figures for m = 512, n = 1,376, r = 128; letters are tried at 3 sizes" in letters.out

@@ -37,6 +37,8 @@ class Grid:
     """One table as text without control characters."""
 
     title: str
+    setting: str
+    """what its cells are of: the scenario they share, or what the letters stand for"""
     headers: list[str]
     groups: list[Group]
     notes: list[str]
@@ -57,7 +59,16 @@ def grid(found: Reproduction, table: Table) -> Grid:
     legend = " ".join(text for origin, text in LEGEND.items() if origin in shown)
     notes = [f"[{number}] {plain(text)}" for number, text in enumerate(footnotes, 1)]
     headers = [plain(_header(table, label)) for label in columns]
-    return Grid(plain(table.title), headers, groups, [*filter(None, [legend]), *notes])
+    return Grid(plain(table.title), plain(setting(table)), headers, groups, [*filter(None, [legend]), *notes])
+
+
+def setting(table: Table) -> str:
+    """The scenario that all cells share, or the sizes of the first figures where the cells are letters."""
+    if table.sizes:
+        letters = ", ".join(f"{letter} = {size:,}" for letter, size in table.sizes[0].items())
+        return f"figures for {letters}; letters are tried at {len(table.sizes)} sizes"
+    given = table.setting.model_dump(exclude_none=True)
+    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in given.items())
 
 
 def _lines(columns: Sequence[str], cells: dict[str, Result], digits: dict[str, int]) -> Iterator[list[str]]:
@@ -95,6 +106,8 @@ def _difference(result: Result | None) -> str:
     apart = (Verdict.OTHER_UNIT, Verdict.NOT_REPRODUCED)
     if result is None or result.verdict not in apart or result.difference is None:
         return NONE
+    if result.quantity in PERCENT:
+        return f"{(result.ours or 0.0) - (result.value or 0.0):+.1f} pt"
     return f"{result.difference * 100:+.1f} %"
 
 

@@ -42,7 +42,7 @@ def markdown(found: Reproduction, maker: Maker, picture: str) -> str:
         *_section("In short", review(found)),
         f"{_safe(summary(found))} {_made(found, maker)}",
         f"![memprof's figures over the published ones]({picture})",
-        *_section("What no longer comes out", failures(found)),
+        *_section("What should come out and does not", failures(found)),
         *_section("What holds", what_holds(found)),
         *_section("How the paper counts", conventions(get_counting(paper.counting))),
         *_section("What the real code stores", stored_otherwise(found)),
@@ -102,6 +102,7 @@ def what_holds(found: Reproduction) -> list[str]:
 def _table(found: Reproduction, table: Table) -> Iterator[str]:
     each = grid(found, table)
     yield f"### {_safe(each.title)}"
+    yield _safe(each.setting)
     yield _safe(table.about)
     yield _safe(counted_otherwise(found.paper, table))
     yield _lines(each)

@@ -12,7 +12,7 @@ from rich.text import Text
 from memprof.papers.result import Reproduction
 from memprof.report.describe import plain
 from memprof.report.paper.grid import Grid, grid
-from memprof.report.paper.words import identity_lines, summary
+from memprof.report.paper.words import HOW_JUDGED, identity_lines, summary
 
 GAP = 2
 """spaces between columns, and before the witnesses' names"""
@@ -28,7 +28,7 @@ class PaperTables:
         yield Text(plain(self.found.paper.title), style="bold")
         for table in self.found.tables:
             yield from _shown(grid(self.found, table), options.max_width)
-        yield Text("\n".join(["", *identity_lines(self.found), summary(self.found)]))
+        yield Text("\n".join(["", *identity_lines(self.found), summary(self.found), HOW_JUDGED]))
 
     @property
     def natural_width(self) -> int:
@@ -39,7 +39,8 @@ class PaperTables:
 def _shown(each: Grid, room: int) -> Iterator[Text | Table]:
     widths = _widths(each)
     blocks = _blocks(widths, room)
-    yield Text(f"\n{each.title}\n", style="bold")
+    yield Text(f"\n{each.title}", style="bold")
+    yield Text(f"{each.setting}\n", style="dim")
     for block in blocks:
         yield _columns([["", *each.headers]], widths, block, style="bold")
     for group in each.groups:

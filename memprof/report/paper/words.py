@@ -1,4 +1,4 @@
-"""What came out, in words: of a row, of a whole paper, and what no longer does."""
+"""What came out, in words: of a row, of a whole paper, and what should and does not."""
 
 from __future__ import annotations
 
@@ -8,6 +8,10 @@ from memprof.papers.result import Reproduction, Result, Verdict
 from memprof.report.columns import NONE
 from memprof.report.describe import plain
 
+HOW_JUDGED = (
+    "A verdict is of the formula, counted as the paper counts. The trace is what the real code stores; beside a total "
+    "stands its peak."
+)
 DERIVED = "derived"
 ALSO = (str(Verdict.REPRODUCED), DERIVED)
 ORDER = (*map(str, (Verdict.OTHER_UNIT, Verdict.NOT_REPRODUCED, Verdict.NOT_RUN, Verdict.ELSEWHERE)), *ALSO)
@@ -54,7 +58,7 @@ def summary(found: Reproduction) -> str:
     said = [f"{come_out} cells that the paper prints or states come out to the last digit"]
     words = {
         Verdict.OTHER_UNIT: "in another unit",
-        Verdict.NOT_REPRODUCED: "not, with the reason beside",
+        Verdict.NOT_REPRODUCED: "not",
         Verdict.NOT_RUN: "not run here",
         Verdict.ELSEWHERE: "measured on another device, which is no verdict",
     }
@@ -68,10 +72,10 @@ def summary(found: Reproduction) -> str:
 
 
 def failures(found: Reproduction) -> list[str]:
-    """Cells that are marked as reproducible and no longer come out, and identities that do not hold."""
+    """Cells that are expected to come out and do not, and identities that do not hold."""
     cells = [
-        f"table {each.table}, {each.row}, {each.column}: published {each.published}, now "
-        f"{NONE if each.ours is None else f'{each.ours:.6g}'}"
+        f"table {each.table}, {each.row}, {each.column}: published {each.published}, by formula "
+        f"{NONE if each.ours is None else f'{each.ours:.4g} {each.unit}'.rstrip()}"
         for each in found.lost
     ]
     broken = [f"table {each.table}, {each.column}: {each.says}: off by {each.gap:.4g}" for each in found.broken]

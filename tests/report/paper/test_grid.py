@@ -96,7 +96,7 @@ def test_all_text_is_without_control_characters(found: Reproduction) -> None:
 
 def test_a_lost_cell_is_named_with_what_it_is_now(paper_file: Write) -> None:
     lost = reproduce(read_paper(str(paper_file(cell='"18.10"'))), tracing=False)
-    assert failures(lost) == [f"table 1, Full, Param: published 18.10, now {PARAM_MB:.6g}"]
+    assert failures(lost) == [f"table 1, Full, Param: published 18.10, by formula {PARAM_MB:.4g} MB"]
     assert grid(lost, lost.paper.tables[0]).groups[0].verdict == "all: not reproduced LOST"
     coloured = replace(lost, results=tuple(replace(each, row="\x1b[31mFull") for each in lost.results))
     assert failures(coloured) == failures(lost)
@@ -107,3 +107,11 @@ def test_a_column_has_as_many_decimals_as_are_printed(found: Reproduction) -> No
         return decimals([replace(found.results[0], published=text) for text in texts], "Param")
 
     assert (printed("17.99", "18"), printed("< 24"), printed("48.5 %"), printed("24h2")) == (2, 0, 1, 2)
+
+
+def test_a_percentage_is_apart_by_points(paper_file: Write) -> None:
+    column = '\n[[table.column]]\nlabel = "Less"\nquantity = "saving"\nof = "optimizer_state"\nagainst = "Full"\n'
+    row = '\n[[table.row]]\nlabel = "Lion"\nmethod = "lion"\nexpect = "not reproduced"\ncells = ["-", "57%"]\n'
+    found = reproduce(read_paper(str(paper_file(cell='"17.99", "-"', row=column + row))), tracing=False)
+    lion = grid(found, found.paper.tables[0]).groups[1]
+    assert lion.lines[-1] == ["difference", "-", "-7.0 pt"]

@@ -51,22 +51,23 @@ def _left_out(groups: Iterable[Sequence[Line]]) -> list[str]:
 
 
 def _panel(axes: Axes, group: Sequence[tuple[Line, Look]], key: str, unit: str) -> None:
-    """A method's lines share colour and marker; AdamW is dashed ink. Of lines upon each other the lower is broader."""
+    """A method's lines share colour and marker; AdamW is dashed ink. Of two upon each other the lower is broader."""
     values = sorted({value for line, _ in group if line.is_swept for value, _ in line.points})
     axes.set_xscale("log", base=2)
     axes.set_xticks(values, [str(value) for value in values], minor=False)
     axes.set_xticks([], minor=True)
     axes.margins(x=0.02)
     ends: list[tuple[float, str, str]] = []
-    for number, (line, look) in enumerate(group):
+    last = max((look.colour or 0 for _, look in group), default=0) or 1
+    for line, look in group:
         colour = INK if look.colour is None else LINES[look.colour % len(LINES)]
         dashes = (0, DASHES[look.dash] or (1, 0))
-        broad = 1 - number / len(group)
+        broad = 0 if look.colour is None else 1 - look.colour / last
         peaks = [peak / UNITS[unit] for _, peak in line.points]
         if line.is_swept:
             marker = "D" if look.colour is None else MARKERS[look.colour % len(MARKERS)]
             axes.plot([value for value, _ in line.points], peaks, marker=marker, color=colour, linestyle=dashes,
-                      linewidth=1.2 + 1.4 * broad, markersize=4.5 + 2.5 * broad)  # fmt: skip
+                      linewidth=1.4 + 2.4 * broad, markersize=5 + 3.5 * broad)  # fmt: skip
         else:
             axes.axhline(peaks[0], color=colour, linestyle=dashes, linewidth=1.1)
         ends.append((peaks[-1], line.name, colour))

@@ -194,7 +194,11 @@ def build_model(
     loss_chunks: int = 1,
     **shape: object,
 ) -> LlamaForCausalLM:
-    """A named LLaMA, with shape overrides such as `num_layers=2`. Kernels default to the device's own."""
+    """A named LLaMA, with shape overrides such as `num_layers=2`. Kernels default to the device's own.
+
+    With more than one of `loss_chunks` the head's weight is used, the head is never called: hooks on `lm_head` do not
+    run, and autocast does not reach its product, which is taken in the weight's own dtype.
+    """
     where = torch.device(device)
     chosen = get_kernels(kernels or ("cpu" if where.type == "cpu" else "cuda"), dtype)
     return build(get_shape(name, **shape), chosen, dtype, where, checkpointing, loss_chunks)

@@ -100,12 +100,14 @@ def _norm_scratch(scenario: Scenario, kernels: Kernels) -> int:
 
 
 def _piece(scenario: Scenario) -> int:
-    """The worst of two instants of the first piece's n tokens, none of which has more:
+    """The worst of two instants of the first piece's n tokens, none of which has more, beside the count () fp32:
 
     exponentials (n, V) fp32 + the label's logit, their sum, its logarithm, the loss of each token, (n, 1) fp32
-    gradient (n, V) fp32 + the same, narrow + the label's entry, the sum, (n, 1) fp32 + loss of the piece () fp32
+    gradient (n, V) fp32 + the same, narrow + the label's logit, the sum, (n, 1) fp32 + loss of the piece () fp32
+
+    and in both the labels as indices (n, 1) int64 + each one's share of the mean (n, 1) fp32.
     """
     n = -(-scenario.tokens // scenario.loss_chunks)
     logits = n * scenario.shape.vocab_size
     narrow = logits * scenario.itemsize + 2 * n * FP32 + FP32 if scenario.itemsize < FP32 else 0
-    return logits * FP32 + max(4 * n * FP32, narrow)
+    return FP32 + logits * FP32 + n * (INT64 + FP32) + max(4 * n * FP32, narrow)

@@ -55,6 +55,55 @@ def test_loss_and_gradients_are_torchs(dtype: torch.dtype, drift: float, chunks:
         assert error < drift, f"{name}: off by {error:.2e} in {dtype}, {chunks} pieces"
 
 
+@pytest.mark.parametrize("scale", [1.0, 65536.0])
+def test_fp16_keeps_what_a_loss_scale_is_to_save(scale: float) -> None:
+    """Of 4096 tokens and 4096 words a gradient of a logit is some 2**-24, fp16's smallest number: rounded before the
+    scale it would be off by a hundredth. The head at once has its gradient after the scale."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(4096, 16, generator=generator).half().requires_grad_()
+    head = torch.randn(4096, 16, generator=generator).mul_(0.02).half().requires_grad_()
+    labels = torch.randint(4096, (4096,), generator=generator)
+    (chunked_cross_entropy(x, head, labels, 8) * scale).backward()
+    x64, head64 = (t.detach().double().requires_grad_() for t in (x, head))
+    (F.cross_entropy(x64 @ head64.T, labels) * scale).backward()
+    if scale > 1:  # without one the gradients themselves are below what fp16 can say
+        assert off(x.grad, x64.grad) < 1e-3 and off(head.grad, head64.grad) < 1e-3
+    else:
+        assert float((x.grad - x64.grad).abs().max()) <= 2.0**-24  # type: ignore[operator]
+
+
+@chunked
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_labels_to_ignore_are_ignored(dtype: torch.dtype, chunks: int) -> None:
+    """The mean is over the labels that count, and a token that does not has a gradient of 0: torch's own rule."""
+    x, head, labels = inputs(dtype)
+    labels[::3] = -100
+    labels[:8] = -100  # a piece without any that counts
+    loss = chunked_cross_entropy(x, head, labels, chunks)
+    loss.backward()
+    x64, head64 = (t.detach().double().requires_grad_() for t in (x, head))
+    expected = F.cross_entropy(x64 @ head64.T, labels)
+    expected.backward()
+    drift = 1e-14 if dtype == torch.float64 else 0.02
+    assert off(loss, expected) < drift
+    assert off(x.grad, x64.grad) < drift and off(head.grad, head64.grad) < drift
+    assert not x.grad[::3].any()  # type: ignore[index]
+
+
+@pytest.mark.parametrize("label", [-1, VOCABULARY])
+def test_no_other_label_is_ignored(label: int) -> None:
+    x, head, labels = inputs(torch.float32)
+    labels[3] = label
+    with pytest.raises((IndexError, RuntimeError), match="out of bounds"):
+        chunked_cross_entropy(x, head, labels, 3)
+
+
+def test_without_a_label_that_counts_there_is_no_mean() -> None:
+    x, head, labels = inputs(torch.float32)
+    labels.fill_(-100)
+    assert chunked_cross_entropy(x, head, labels, 3).isnan() and F.cross_entropy(x @ head.T, labels).isnan()
+
+
 def test_logits_of_any_size_do_not_overflow() -> None:
     x, head, labels = inputs(torch.float32)
     far = chunked_cross_entropy(x * 1e4, head, labels, 4)

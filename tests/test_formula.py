@@ -130,14 +130,15 @@ def test_seed_device_and_name_cost_nothing() -> None:
 
 def test_peak_of_a_loss_in_pieces_by_hand() -> None:
     """In forward: what it leaves, which is no logit but the head's gradient and that of the hidden states, beside the
-    hidden states, a piece's gradient in fp32 and bf16, two numbers of each of its tokens and its loss."""
+    hidden states, a piece's gradient in fp32 and bf16, four numbers and an index of each of its tokens, its loss,
+    and the count of labels."""
     n, c, v, piece = 8 * 256, 128, 32_000, 293
     case, plain = (plan(["9m"], ["adamw"], loss_chunks=chunks)[0] for chunks in (7, 1))
     costs = formula(case)
     assert 7 * piece >= n > 7 * (piece - 1)
     assert costs.activation == formula(plain).activation - 4 * n * v - 4
     head = 2 * v * c
-    expected = costs.steady + costs.activation + head + 2 * n * c + 6 * piece * v + 2 * 4 * piece + 4
+    expected = costs.steady + costs.activation + head + 2 * n * c + 6 * piece * v + (2 * 4 + 12) * piece + 4 + 4
     assert (costs.peak, costs.peak_phase, costs.peak_at) == (expected, "forward", "loss of a piece")
     assert costs.peak_by_category["grad"] == head
 

@@ -43,7 +43,7 @@ def _choose(alive: list[int], begins: Iterable[int], most: int) -> list[int]:
     if last < most:
         return list(range(len(alive)))
     borders = sorted({instant for begin in begins for instant in (begin, begin + 1) if 0 <= instant <= last})
-    chosen = {0, alive.index(max(alive)), last, *borders[:: max(1, -(-2 * len(borders) // most))]}
+    chosen = {0, last, *borders[:: max(1, -(-2 * len(borders) // most))]}
     stretches = (most - len(chosen)) // 2
     for begin, end in pairwise(last * index // stretches for index in range(stretches + 1)):
         chosen.add(min(range(begin, end), key=alive.__getitem__))

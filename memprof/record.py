@@ -16,7 +16,7 @@ from memprof.errors import MemprofError
 
 SCHEMA_VERSION = 1
 STATUSES = ("ok", "oom", "crashed", "timeout", "skipped", "unsupported", "interrupted")
-NO_PHASE = "sum"
+NO_PHASE = schema.NO_PHASE
 """the phase of a peak that a paper's counting adds up"""
 COMPARED = ("param", "grad", "optimizer_state", "activation", "extra", "peak", "refresh_peak")
 """the keys over which formula and trace are held together"""

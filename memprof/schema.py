@@ -19,6 +19,10 @@ MAX_DEPTH = 4
 """how deep a scenario may nest; ours has a shape, and hyperparameters with tuples"""
 PARTS = ("param", "grad", "optimizer_state", "activation", "extra")
 """the keys of `peak_by_category`"""
+PHASES = ("forward", "backward", "optimizer", "refresh")
+NO_PHASE = "sum"
+"""in place of one of them, of a peak that a paper's counting adds up"""
+MAX_ID = 64
 MAX_INSTANTS = 240
 """columns of a timeline are at most so long: about twenty kilobytes as JSON"""
 
@@ -28,11 +32,16 @@ def check_record(data: Mapping[str, Any], statuses: Collection[str]) -> None:
     scenario = data["scenario"]
     if data["status"] not in statuses or not isinstance(scenario, dict):
         raise ValueError(f"status {data['status']!r}")
-    texts = [data["id"], *(scenario[key] for key in ("model", "method")), *data["flags"]]
+    if not _is_id(data["id"]):
+        raise ValueError(f"the id must be text of 1 to {MAX_ID} printable ASCII characters")
+    texts = [*(scenario[key] for key in ("model", "method")), *data["flags"]]
     if not all(map(_is_text, texts)) or isinstance(data["flags"], str):
-        raise ValueError("id, model, method and flags must be text")
+        raise ValueError("model, method and flags must be text")
     if not isinstance(scenario.get("hyperparameters", {}), dict):
         raise ValueError("hyperparameters must be a table")
+    given = scenario.get("given", [])
+    if not isinstance(given, list) or not all(map(_is_text, given)):
+        raise ValueError("given must be a list of text")
     check_plain(scenario, "scenario")
     if not isinstance(data["reason"], str | None):
         raise ValueError("the reason must be text or null")
@@ -81,7 +90,9 @@ def _check_timeline(timeline: object, peak: int, steady: int) -> None:
     if len(lengths) != 1 or not 0 < lengths.pop() <= MAX_INSTANTS:
         raise ValueError(f"a timeline's columns must be of one length, from 1 to {MAX_INSTANTS}")
     sizes = [timeline[name] for name in ("event", *PARTS)]
-    if not all(map(_is_text, timeline["phase"])) or not all(_is_size(value) for column in sizes for value in column):
+    if not all(phase in PHASES for phase in timeline["phase"]) or not all(
+        _is_size(value) for column in sizes for value in column
+    ):
         raise ValueError("a timeline must hold names of phases and integers of bytes")
     _check_order(timeline["event"], timeline["events"])
     totals = [sum(parts) for parts in zip(*sizes[1:], strict=True)]
@@ -130,6 +141,14 @@ def _is_text(value: object) -> bool:
     return isinstance(value, str)
 
 
+def _is_id(value: object) -> bool:
+    return isinstance(value, str) and 0 < len(value) <= MAX_ID and value.isascii() and value.isprintable()
+
+
+def _is_peak_phase(value: object) -> bool:
+    return value in (*PHASES, NO_PHASE)
+
+
 def _is_makers(value: object) -> bool:
     return isinstance(value, dict) and all(map(_is_text, value)) and all(map(_is_bytes, value.values()))
 
@@ -150,8 +169,8 @@ def _is_interval(value: object) -> bool:
 
 
 _KINDS: dict[str, Callable[[object], bool]] = {
-    "peak_phase": _is_text, "peak_at": _is_text, "extra_largest": _is_text, "total": _is_size, "reserved": _is_size,
-    "device": _is_size, "context": _is_bytes, "residual": _is_bytes, "extra_by_maker": _is_makers,
+    "peak_phase": _is_peak_phase, "peak_at": _is_text, "extra_largest": _is_text, "total": _is_size,
+    "reserved": _is_size, "device": _is_size, "context": _is_bytes, "residual": _is_bytes, "extra_by_maker": _is_makers,
     "step_seconds": _is_seconds, "examples_per_second": _is_interval, "tokens_per_second": _is_amount,
     "joules_per_example": _is_amount, "loss_first": _is_number, "loss_last": _is_number,
 }  # fmt: skip

@@ -61,6 +61,18 @@ def watched(*sizes: int) -> Timeline:
     return timeline
 
 
+def test_both_ends_of_each_phase_are_kept() -> None:
+    """The instant at which one gives way, and the first of the next, in a step of more events than are kept."""
+    timeline, begins = Timeline(), []
+    for phase in ("forward", "backward", "optimizer"):
+        begins.append(len(timeline.events))
+        timeline.mark(phase)
+        for size in range(1, 500):
+            timeline.allocate(size, "x")
+    kept = history(timeline)
+    assert {instant for begin in begins for instant in (begin, begin + 1)} <= set(kept.event)
+
+
 def test_a_short_step_is_kept_whole() -> None:
     timeline = watched(3, 5, -3, 7, -5)
     assert history(timeline).total == [0, *timeline.bytes_alive()]

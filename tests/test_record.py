@@ -290,3 +290,35 @@ def test_what_is_wrong_is_said_in_words(key: str, value: object, said: str) -> N
     with pytest.raises(MemprofError) as error:
         Record.from_dict(RECORD.to_dict() | {key: value})
     assert str(error.value) == f"not a memprof record of schema 1: {said}"
+
+
+@pytest.mark.parametrize("text", ["", "\ud800", "\x1b[31mred", "x\ny", "noon", "ü", "x" * 65, None, 3, ["forward"]])
+def test_only_known_phases_and_short_plain_ids_are_let_in(text: Any) -> None:
+    """A name that nobody checks again reaches charts, a page and a terminal: no escape code, no lone surrogate."""
+    good = json.loads(json.dumps(RECORD.to_dict()))
+    for key in ("formula", "trace", "measured"):
+        with pytest.raises(MemprofError, match="peak_phase is not what the schema says|another kind"):
+            Record.from_dict(good | {key: {**good[key], "peak_phase": text}})
+    if text != "noon":
+        with pytest.raises(MemprofError, match="the id must be text of 1 to 64 printable ASCII characters"):
+            Record.from_dict(good | {"id": text})
+
+
+@pytest.mark.parametrize("phase", ["forward", "backward", "optimizer", "refresh", "sum"])
+def test_every_phase_there_is_is_let_in(phase: str) -> None:
+    good = json.loads(json.dumps(RECORD.to_dict()))
+    read = Record.from_dict(good | {"formula": {**good["formula"], "peak_phase": phase}})
+    assert read.formula is not None and read.formula.peak_phase == phase
+
+
+@pytest.mark.parametrize("given", ["rank", None, [1], [None], {"a": 1}, [["rank"]]])
+def test_what_was_given_is_a_list_of_names(given: Any) -> None:
+    good = json.loads(json.dumps(RECORD.to_dict()))
+    with pytest.raises(MemprofError, match="given must be a list of text"):
+        Record.from_dict(good | {"scenario": {**good["scenario"], "given": given}})
+
+
+def test_runs_from_before_it_was_stored_stay_readable() -> None:
+    good = json.loads(json.dumps(RECORD.to_dict()))
+    good["scenario"].pop("given", None)
+    assert Record.from_dict(good).scenario == good["scenario"]

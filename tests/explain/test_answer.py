@@ -159,6 +159,14 @@ def test_accounts_are_the_formulas_by_each_papers_counting() -> None:
     assert found.trace.optimizer_state - state.after == found.state["basis"]
 
 
+def test_a_step_count_is_no_account_of_its_own() -> None:
+    """Papers leave out AdamW's step counts too, 4 bytes a weight: too little to be told."""
+    plain = scenario("adamw")
+    stored, counted = formula(plain), formula(replace(plain, counting="paper:approximations"))
+    assert 0 < stored.optimizer_state - counted.optimizer_state
+    assert {account.key for account in accounts(plain, None)} == {"total"}
+
+
 def test_accounts_are_of_the_paper_s_own_vocabulary() -> None:
     """32,100 tokens where the model has the 32,000 of the papers' zoo, as a comparison by that counting has."""
     fields: dict[str, Any] = {"num_layers": 2, "batch_size": 1, "seq_len": 16, "counting": "paper:approximations"}

@@ -9,8 +9,9 @@ import pytest
 
 from memprof import profile
 from memprof.catalogue import METHODS
-from memprof.explain.waterfall import waterfall
+from memprof.explain.waterfall import shared_witness, waterfall
 from memprof.record import Formula, Record
+from tests.cells import MEASURED
 
 TINY: dict[str, Any] = {"num_layers": 1, "vocab_size": 64, "batch_size": 2, "seq_len": 16}
 
@@ -40,6 +41,15 @@ def test_by_hand() -> None:
     after = record({"param": 6, "grad": 0, "optimizer_state": 1, "activation": 2, "extra": 3})
     bars = [("param", 1), ("grad", -4), ("optimizer_state", -7), ("activation", 0), ("extra", 3)]
     assert waterfall(before, after) == bars
+
+
+def test_measurements_of_two_devices_are_not_mixed(adamw: Record) -> None:
+    """Their traces are compared instead; on one device the measurements are."""
+    cpu, cuda = (
+        replace(adamw, scenario={**adamw.scenario, "device": where}, measured=MEASURED) for where in ("cpu", "cuda")
+    )
+    assert shared_witness(cpu, cpu) == (MEASURED, MEASURED)
+    assert adamw.trace is not None and shared_witness(cpu, cuda) == (adamw.trace, adamw.trace)
 
 
 def test_nothing_to_tell_without_a_witness_of_both(adamw: Record) -> None:

@@ -80,7 +80,7 @@ def memprof_ledger(scenario: Scenario) -> Witness:
         train_step(model, optimizer, scenario)
 
     def watch() -> Bytes:
-        ledger: Ledger = booked_step(model, optimizer, scenario, OPTIMIZER, kernels)
+        ledger = booked_step(Ledger(model, optimizer, OPTIMIZER, kernels), scenario)
         return ledger.at_peak
 
     return Witness("memprof", watch)

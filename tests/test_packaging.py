@@ -16,7 +16,7 @@ PACKAGE = ROOT / "memprof"
 LAYERS: tuple[frozenset[str], ...] = tuple(
     frozenset(layer.split())
     for layer in (
-        "errors",
+        "errors spelling",
         "units lock interrupt durable setting schema record difference explanation method timeline history walk",
         "shapes",
         "counting command scenario model_config",
@@ -63,6 +63,7 @@ REPORT_READS = {
     "record",
     "difference",
     "explanation",
+    "spelling",
     "counting",
     "papers",
     "timeline",

@@ -29,7 +29,8 @@ OPTIONS = {
         "--retry-oom", "--seed", "--seq", "--seq-len", "--steps", "--timeout", "--unit", "--vocab-size", "-o",
     },
     "explain": {
-        "method", "--accumulation", "--batch", "--batch-size", "--checkpointing", "--depth", "--dtype", "--force",
+        "method", "--accumulation", "--batch", "--batch-size", "--checkpointing", "--clip-grad-norm",
+        "--depth", "--dtype", "--force",
         "--json", "--kernels", "--loss-chunks", "--model", "--num-layers", "--output", "--rank", "--seq", "--seq-len",
         "--top", "--unit", "--vocab-size", "-o",
     },

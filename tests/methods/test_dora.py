@@ -143,6 +143,7 @@ def test_formula_by_hand_and_what_autograd_saves(dtype: torch.dtype) -> None:
     q = Weight("model.layers.0.self_attn.q_proj.weight", Role.Q, (10, 12), 1, e)
     assert DoRA(rank=3).formula(q) == Footprint(
         param=(120 + 3 * 22 + 10) * e + 10 * 4,
+        frozen=120 * e + 10 * 4,
         grad=(3 * 22 + 10) * e,
         optimizer_state=2 * (3 * 22 + 10) * e + 3 * 4,
         parts={STEP: 3 * 4},

@@ -140,6 +140,7 @@ def test_rank_is_bound_to_the_model() -> None:
     q = next(weight for weight in weights if weight.is_matrix)
     assert LoRA(rank=2).formula(q) == Footprint(  # by hand: q is (128, 128), fp32
         param=(128 * 128 + 2 * 256) * 4,
+        frozen=128 * 128 * 4,
         grad=2 * 256 * 4,
         optimizer_state=2 * 2 * 256 * 4 + 8,
         parts={STEP: 8},

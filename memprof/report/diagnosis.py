@@ -14,6 +14,8 @@ NAMES = {
     PARAM: "parameters", GRAD: "gradients", OPTIMIZER_STATE: "optimizer state", ACTIVATION: "activations",
     EXTRA: "temporaries",
 }  # fmt: skip
+LONGEST_COLUMN = 20
+"""characters of a method's name that a column has room for"""
 SMALL = 0.01
 """a change of less than this share of AdamW's peak is not told in a sentence"""
 STEP_OPTIONS: dict[str, tuple[str, object]] = {
@@ -61,6 +63,14 @@ def _alike(explained: Explanation) -> str:
 def name_of(explained: Explanation) -> str:
     """The method with what is not at its default: AdamW with other settings stands against AdamW."""
     return labels([explained.record])[0]
+
+
+def short_name(explained: Explanation) -> str:
+    """What a column has room for: the whole name where it is short, else the method's alone."""
+    name, method = name_of(explained), plain(explained.record.method)
+    if len(name) <= LONGEST_COLUMN:
+        return name
+    return method if method != BASELINE else "this one"
 
 
 def diagnosis(explained: Explanation, unit: str) -> str:

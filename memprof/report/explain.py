@@ -17,7 +17,7 @@ from memprof.record import Memory
 from memprof.report.captions import UNIT_MEANS
 from memprof.report.columns import size
 from memprof.report.describe import BASELINE, plain, scenario_line
-from memprof.report.diagnosis import NAMES, diagnosis, headline, name_of, place_name, saving, where
+from memprof.report.diagnosis import NAMES, diagnosis, headline, name_of, place_name, saving, short_name, where
 from memprof.report.series import signed
 from memprof.report.step_chart import step_chart
 from memprof.report.waterfall_text import bar, figure, waterfall_lines
@@ -99,7 +99,7 @@ def _table(*columns: tuple[str, bool]) -> Table:
 
 def _counted(explained: Explanation, unit: str) -> Table:
     """What a paper, a checkpoint and a device each mean by memory, and what is saved of it."""
-    name, before = name_of(explained), explained.baseline
+    name, before = short_name(explained), explained.baseline
     table = _table(("", True), *([(BASELINE, False)] if before else []), (name, False))
     if before:
         table.add_column("Saved", justify="right", no_wrap=True)

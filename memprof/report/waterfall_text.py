@@ -7,7 +7,7 @@ from itertools import accumulate
 from memprof.explanation import Explanation
 from memprof.report.columns import size
 from memprof.report.describe import BASELINE
-from memprof.report.diagnosis import NAMES, name_of
+from memprof.report.diagnosis import NAMES, short_name
 from memprof.report.series import signed
 
 LEAST_ROOM = 10
@@ -22,7 +22,7 @@ def waterfall_lines(explained: Explanation, unit: str, width: int) -> list[tuple
     assert explained.baseline is not None and explained.baseline.trace is not None
     first, last = explained.baseline.trace.peak, explained.trace.peak
     levels = list(accumulate((change for _, change in explained.waterfall), initial=first))
-    names = [BASELINE, *(NAMES[name] for name, _ in explained.waterfall), name_of(explained)]
+    names = [BASELINE, *(NAMES[name] for name, _ in explained.waterfall), short_name(explained)]
     figures = [size(first, unit), *(signed(change, unit) for _, change in explained.waterfall), size(last, unit)]
     wide, long = max(map(len, figures)), max(map(len, names))
     room = max(LEAST_ROOM, width - wide - long - 4)

@@ -228,6 +228,15 @@ def test_no_line_is_wider_than_the_terminal(galore: Explanation, width: int) -> 
     assert "\x1b" not in text
 
 
+def test_a_long_name_leaves_room_for_what_the_rows_are(galore: Explanation, record: MakeRecord) -> None:
+    """The method that the levers name themselves: its settings stand in the headline, its column has its name alone."""
+    settings = {"inner": "adamw-8bit", "per_layer": True}
+    named = record("galore", (2, 2, 1, 1, 2), hyperparameters=settings, given=list(settings))
+    text = printed(replace(galore, record=replace(named, trace=galore.trace)), 60)
+    assert text.startswith("galore inner=adamw-8bit per_layer=true on 1b")
+    assert "optimizer state    " in text and "between two steps  " in text
+
+
 @pytest.mark.parametrize("width", [40, 60, 80, 96])
 def test_an_option_to_copy_is_whole(galore: Explanation, width: int) -> None:
     """As long a one as GaLore's with two settings, 38 characters: what is broken cannot be copied."""

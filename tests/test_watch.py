@@ -27,7 +27,10 @@ RENAMED = {"aten::_foreach_div": "aten::div", "aten::_foreach_sqrt": "aten::sqrt
 """a foreach operator of the trace goes tensor by tensor on a CPU, and a stack is a cat there"""
 SUM_OF_GRADIENTS = "aten::add"
 """Under a dispatch mode, so in a trace, autograd adds two gradients out of place; without one, into the first."""
-MATMULS = {"aten::mm", "aten::mm_", "aten::addmm", "aten::addmm_", "aten::bmm", "aten::linear", "aten::matmul"}
+MATMULS = {
+    "aten::mm", "aten::mm_", "aten::addmm", "aten::addmm_", "aten::bmm", "aten::baddbmm", "aten::linear",
+    "aten::matmul",
+}  # fmt: skip
 """whose bf16 kernels may take a workspace on a CPU (oneDNN reorders its operands)"""
 DOUBLE = 8
 """bytes of a Python number that becomes a 0-d tensor beside a 0-d operand, before it is cast to the other's dtype"""

@@ -23,14 +23,15 @@ def formula(scenario: Scenario, counting: Counting | None = None) -> Formula:
         GRAD: 0 if method.updates == "backward" or counting.grads == "none" else sum(cost.grad for cost in costs),
         OPTIMIZER_STATE: sum(map(counting.state, costs)) + method.shared(),
     }
-    return (_sum if counting.sums else _step)(scenario, counting, method, costs, counted)
+    if counting.sums:
+        return _sum(scenario, counting, weights, costs, counted)
+    return _step(scenario, method, weights, costs, counted)
 
 
 def _step(
-    scenario: Scenario, counting: Counting, method: Method, costs: list[Footprint], counted: dict[str, int]
+    scenario: Scenario, method: Method, weights: list[Weight], costs: list[Footprint], counted: dict[str, int]
 ) -> Formula:
     """The real step: what each phase leaves, and its worst instant."""
-    weights = scenario.weights()
     held = {PARAM: counted[PARAM], OPTIMIZER_STATE: counted[OPTIMIZER_STATE]}
     laid_out = lay_out(weights, costs)
     scratch = update_scratch(method, weights, costs)
@@ -51,10 +52,9 @@ def _step(
 
 
 def _sum(
-    scenario: Scenario, counting: Counting, method: Method, costs: list[Footprint], counted: dict[str, int]
+    scenario: Scenario, counting: Counting, weights: list[Weight], costs: list[Footprint], counted: dict[str, int]
 ) -> Formula:
     """A paper's accounting: categories counted its way and added up, which stands where a peak would."""
-    weights = scenario.weights()
     largest = max(weight.nbytes for weight in weights) if counting.largest_tensor else 0
     activation = _counted_activation(scenario, counting, lay_out(weights, costs))
     counted = counted | {ACTIVATION: activation, EXTRA: largest}

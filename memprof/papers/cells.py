@@ -13,6 +13,8 @@ from memprof.papers.letters import parse_polynomial
 from memprof.units import UNITS
 
 NUMBER = re.compile(r"(<\s*)?(-?\d{1,15}(?:\.\d{1,9})?)(?:\s*%)?", re.ASCII)
+PERCENT = ("saving", "share")
+"""quantities that are printed in per cent"""
 MISSING = "-"
 """a cell that the paper leaves out; ours is shown all the same"""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from memprof.papers.cells import MISSING, NUMBER, Cell, Column, Row
+from memprof.papers.cells import MISSING, NUMBER, PERCENT, Cell, Column, Row
 from memprof.papers.letters import evaluate
 from memprof.papers.result import SLACK, Obeyed, Result, Verdict
 from memprof.papers.source import Identity, Paper, Table, Term
@@ -11,7 +11,6 @@ from memprof.units import UNITS
 
 OTHER = {"GiB": "GB", "GB": "GiB", "MiB": "MB", "MB": "MiB"}
 """what a table that says one may mean"""
-PERCENT = ("saving", "share")
 SPEED = "examples per second"
 SCALE = {"flops": 1e12, "parameters": 1e6}
 """units of quantities that are neither bytes nor shares: TFLOP, millions"""

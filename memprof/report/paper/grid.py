@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from memprof.papers.cells import NUMBER
+from memprof.papers.cells import NUMBER, PERCENT
 from memprof.papers.result import Reproduction, Result, Verdict
 from memprof.papers.source import Table
 from memprof.report.columns import NONE
@@ -20,7 +20,6 @@ LEGEND = {
     "stated": "s: stated in the text.",
     "derived": "d, derived: made from other cells or by the same counting, and proves nothing.",
 }
-PERCENT = ("saving", "share")
 
 
 @dataclass(frozen=True, slots=True)

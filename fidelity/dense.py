@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from fidelity.problem import VOCABULARY, Trainer, Weights, adam
+from memprof.batches import synthetic_batch
 from memprof.method import named_weights
-from memprof.step import synthetic_batch
 
 Parts = dict[str, Tensor]
 """What stands for one weight: those that require a gradient are trained"""

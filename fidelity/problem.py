@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from memprof.batches import synthetic_batch
 from memprof.llama import LlamaForCausalLM, build_model
 from memprof.method import Method, Weight, named_weights
-from memprof.step import synthetic_batch
 
 Weights = dict[str, Tensor]
 Trainer = Callable[[int], Weights]

@@ -29,7 +29,7 @@ def measure(scenario: Scenario, device: Device, steps: int = DEFAULT_STEPS) -> M
     warm_up(scenario, device)
     resident = resident_bytes()
     timing = time_steps(scenario, device, steps)
-    process, reserved = device.process_bytes(), device.reserved_peak()
+    process, reserved = device.usage().nbytes, device.reserved_peak()
     device.reset()
     ordinary, refresh = watch_memory(scenario, device)
     context = resident if reserved is None else _minus(process, reserved)

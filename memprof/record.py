@@ -13,6 +13,22 @@ from typing import Any, Self, cast
 
 from memprof import schema
 from memprof.errors import MemprofError
+from memprof.evidence import Closure, Floor, Interval, Pool, Speed
+from memprof.reading import read
+
+__all__ = [
+    "Closure",
+    "Floor",
+    "Formula",
+    "History",
+    "Interval",
+    "Measured",
+    "Memory",
+    "Pool",
+    "Record",
+    "Speed",
+    "Trace",
+]
 
 SCHEMA_VERSION = 1
 STATUSES = ("ok", "oom", "crashed", "timeout", "skipped", "unsupported", "interrupted")
@@ -20,6 +36,8 @@ NO_PHASE = schema.NO_PHASE
 """the phase of a peak that a paper's counting adds up"""
 COMPARED = ("param", "grad", "optimizer_state", "activation", "extra", "peak", "refresh_peak")
 """the keys over which formula and trace are held together"""
+PARTS: dict[str, type[Any]] = {"examples_per_second": Interval, "pool": Pool, "closure": Closure, "speed": Speed}
+"""a witness's figures that are tables of their own"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,17 +109,13 @@ class Trace(Memory):
     extra_by_maker: dict[str, int] = field(default_factory=dict)
     """bytes of `extra` by the operation that made them, largest first: a workspace has its name here"""
     reserved: int | None = None
+    """what CUDA's caching allocator would hold, by its rules; None for CPU kernels"""
+    pool: Pool | None = None
+    """what is in it"""
+    phase_peaks: dict[str, int | None] = field(default_factory=dict)
+    """the most bytes alive within each phase; refresh: of the step with periodic work"""
     timeline: History | None = None
     """stored with a run, left out of documents: it is larger than all the rest"""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Interval:
-    """A median with its 95 % interval."""
-
-    median: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,10 +132,18 @@ class Measured(Memory):
     """device minus reserved (on a CPU: the process before the model)"""
     residual: int | None = None
     """what no line explains"""
+    phase_peaks: dict[str, int | None] = field(default_factory=dict)
+    """the allocator's peak within each phase; refresh: of the step with periodic work"""
+    closure: Closure | None = None
+    """where a GPU process's memory went, line by line; None on a CPU"""
+    others: int | None = None
+    """other processes that were seen on the GPU; None where that is not to be known"""
     examples_per_second: Interval | None = None
     tokens_per_second: float | None = None
     step_seconds: dict[str, float | None] = field(default_factory=dict)
     joules_per_example: float | None = None
+    speed: Speed | None = None
+    """how the speed was come by"""
     loss_first: float | None = None
     loss_last: float | None = None
 
@@ -203,8 +225,9 @@ def _witness(kind: type[Any], data: Mapping[str, Any] | None) -> Any:
     optional = {spec.name for spec in fields(kind) if str(spec.type).endswith("| None")}
     schema.check_witness(data, {spec.name for spec in fields(kind)}, optional)
     values = dict(data)
-    if values.get("examples_per_second") is not None:
-        values["examples_per_second"] = Interval(**values["examples_per_second"])
+    for name, part in PARTS.items():
+        if values.get(name) is not None:
+            values[name] = read(part, values[name])
     if values.get("timeline") is not None:
         columns = {key: tuple(v) if isinstance(v, list) else v for key, v in values["timeline"].items()}
         values["timeline"] = History(**cast(Any, columns))

@@ -121,20 +121,20 @@ def _is_deeper(value: object, depth: int) -> bool:
 
 
 def _is_size(value: object) -> bool:
-    return _is_bytes(value) and cast(int, value) >= 0
+    return is_bytes(value) and cast(int, value) >= 0
 
 
-def _is_bytes(value: object) -> bool:
+def is_bytes(value: object) -> bool:
     """A difference of bytes may be below 0."""
     return isinstance(value, int) and not isinstance(value, bool) and abs(value) < MAX_BYTES
 
 
-def _is_number(value: object) -> bool:
+def is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < MAX_FIGURE
 
 
 def _is_amount(value: object) -> bool:
-    return _is_number(value) and cast(float, value) >= 0
+    return is_number(value) and cast(float, value) >= 0
 
 
 def _is_text(value: object) -> bool:
@@ -150,7 +150,13 @@ def _is_peak_phase(value: object) -> bool:
 
 
 def _is_makers(value: object) -> bool:
-    return isinstance(value, dict) and all(map(_is_text, value)) and all(map(_is_bytes, value.values()))
+    return isinstance(value, dict) and all(map(_is_text, value)) and all(map(is_bytes, value.values()))
+
+
+def _is_phases(value: object) -> bool:
+    return (
+        isinstance(value, dict) and set(value) <= set(PHASES) and all(n is None or _is_size(n) for n in value.values())
+    )
 
 
 def _is_seconds(value: object) -> bool:
@@ -162,7 +168,7 @@ def _is_interval(value: object) -> bool:
     if (
         not isinstance(value, dict)
         or set(value) != {"median", "low", "high"}
-        or not all(map(_is_number, value.values()))
+        or not all(map(is_number, value.values()))
     ):
         return False
     return bool(0 < value["low"] <= value["median"] <= value["high"] <= MAX_SPEED)
@@ -170,7 +176,8 @@ def _is_interval(value: object) -> bool:
 
 _KINDS: dict[str, Callable[[object], bool]] = {
     "peak_phase": _is_peak_phase, "peak_at": _is_text, "extra_largest": _is_text, "total": _is_size,
-    "reserved": _is_size, "device": _is_size, "context": _is_bytes, "residual": _is_bytes, "extra_by_maker": _is_makers,
-    "step_seconds": _is_seconds, "examples_per_second": _is_interval, "tokens_per_second": _is_amount,
-    "joules_per_example": _is_amount, "loss_first": _is_number, "loss_last": _is_number,
+    "reserved": _is_size, "device": _is_size, "context": is_bytes, "residual": is_bytes, "extra_by_maker": _is_makers,
+    "phase_peaks": _is_phases, "others": _is_size, "step_seconds": _is_seconds,
+    "examples_per_second": _is_interval, "tokens_per_second": _is_amount,
+    "joules_per_example": _is_amount, "loss_first": is_number, "loss_last": is_number,
 }  # fmt: skip

@@ -8,6 +8,7 @@ from typing import Protocol, cast, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from memprof.batches import Batches, synthetic_batches
 from memprof.kernels import KERNELS
 from memprof.llama import LlamaForCausalLM, build
 from memprof.scenario import Scenario
@@ -15,8 +16,6 @@ from memprof.timeline import BACKWARD, FORWARD, OPTIMIZER
 
 TORCH_DTYPE = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 OnPhase = Callable[[str], None]
-STRIDE = 17
-"""labels are ids plus this, modulo the vocabulary: random-looking, and learnable"""
 
 
 def prepare(scenario: Scenario, device: torch.device) -> tuple[LlamaForCausalLM, torch.optim.Optimizer]:
@@ -48,22 +47,21 @@ def request_refresh(optimizer: torch.optim.Optimizer) -> None:
     cast(Refreshing, optimizer).request_refresh()
 
 
-def synthetic_batch(batch: int, seq_len: int, vocab: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Ids and labels (B, T) of a sequence task that a model can learn: each token is the one before it plus STRIDE."""
-    start_B1 = torch.randint(vocab, (batch, 1), device=device)
-    ids_BT = start_B1 + torch.arange(seq_len, device=device).mul_(STRIDE)
-    ids_BT.remainder_(vocab)
-    return ids_BT, torch.add(ids_BT, STRIDE).remainder_(vocab)
-
-
 def train_step(
-    model: nn.Module, optimizer: torch.optim.Optimizer, scenario: Scenario, on_phase: OnPhase = lambda phase: None
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    scenario: Scenario,
+    on_phase: OnPhase = lambda phase: None,
+    batches: Batches | None = None,
 ) -> Tensor:
-    """One optimizer step of the scenario; returns the detached loss of the last micro-batch, still on the device."""
-    device = next(model.parameters()).device
+    """One optimizer step of the scenario; returns the detached loss of the last micro-batch, still on the device.
+
+    Without `batches` the tokens are synthetic, from torch's own generator: enough where only shapes count.
+    """
+    draw = batches or synthetic_batches(scenario, next(model.parameters()).device)
     for _ in range(scenario.accumulation):
         on_phase(FORWARD)
-        ids, labels = synthetic_batch(scenario.batch_size, scenario.seq_len, scenario.shape.vocab_size, device)
+        ids, labels = next(draw)
         loss: Tensor = model(ids, labels)
         if scenario.accumulation > 1:
             loss = loss / scenario.accumulation

@@ -12,7 +12,7 @@ import hypothesis
 import pytest
 import torch
 
-from memprof.device import CpuDevice, Recording
+from memprof.device import Conditions, CpuDevice, Recording, Usage
 
 pytest_plugins = ["pytester"]
 
@@ -48,8 +48,11 @@ class FakeDevice:
     """seconds from one reading of the clock to the next; one second when they run out"""
     energy: list[float] = field(default_factory=list)
     """readings of the energy counter; none when they run out"""
+    weather: list[Conditions] = field(default_factory=list)
+    """readings of clocks, heat and other processes; nothing known when they run out"""
     process: int | None = None
-    reserved: int | None = None
+    held: int | None = None
+    """bytes that its allocator reserves"""
     allocated: int | None = None
     free: int | None = None
     calls: list[str] = field(default_factory=list)
@@ -88,10 +91,13 @@ class FakeDevice:
         self.calls.append("reset_peak")
 
     def reserved_peak(self) -> int | None:
-        return self.reserved
+        return self.held
 
-    def process_bytes(self) -> int | None:
-        return self.process
+    def reserved(self) -> int | None:
+        return self.held
+
+    def usage(self) -> Usage:
+        return Usage(self.process)
 
     def free_bytes(self) -> int | None:
         return self.free
@@ -100,8 +106,9 @@ class FakeDevice:
         self.calls.append("joules")
         return self.energy.pop(0) if self.energy else None
 
-    def others(self) -> int | None:
-        return None
+    def conditions(self) -> Conditions:
+        self.calls.append("conditions")
+        return self.weather.pop(0) if self.weather else Conditions()
 
 
 @pytest.fixture

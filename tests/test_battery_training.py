@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from memprof.batches import synthetic_batch
 from memprof.catalogue import get_method
 from memprof.ledger import state_tensors, tensors_in
 from memprof.llama import LlamaForCausalLM, build_model
 from memprof.methods.parts.anchor import AnchoredLinear, is_anchor
-from memprof.step import synthetic_batch
 from tests.battery import CPU, every_method
 
 LEARNING_RATE = {

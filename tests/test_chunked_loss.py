@@ -10,12 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from memprof.batches import synthetic_batch
 from memprof.catalogue import get_method
 from memprof.chunked_loss import chunked_cross_entropy
 from memprof.errors import MemprofError
 from memprof.ledger import Ledger
 from memprof.llama import LlamaForCausalLM, build_model
-from memprof.step import synthetic_batch
 from memprof.timeline import OUTSIDE
 
 TOKENS, HIDDEN, VOCABULARY = 23, 16, 41

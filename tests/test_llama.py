@@ -13,11 +13,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from memprof.api import plan
+from memprof.batches import synthetic_batch
 from memprof.catalogue import get_method
 from memprof.formula import formula
 from memprof.llama import LlamaForCausalLM, build_model, cross_entropy, rotary_tables, rotate
 from memprof.shapes import SHAPES, get_shape
-from memprof.step import prepare, synthetic_batch
+from memprof.step import prepare
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "plain": {},

@@ -71,7 +71,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch, fake_device: Make) -> Callable[...
 
 def test_a_gpus_sum_by_hand(scripted: Callable[..., Measured]) -> None:
     """device = context + reserved; what blocks are larger than tensors is extra, under its name."""
-    found = scripted(ordinary=seen(counted=512), kind="cuda", process=5_000, reserved=2_000)
+    found = scripted(ordinary=seen(counted=512), kind="cuda", process=5_000, held=2_000)
     assert (found.device, found.reserved, found.context) == (5_000, 2_000, 3_000)
     assert (found.peak, found.residual, found.extra) == (512, 0, 62)
     assert found.peak_by_category == AT_PEAK | {EXTRA: 62}
@@ -81,7 +81,7 @@ def test_a_gpus_sum_by_hand(scripted: Callable[..., Measured]) -> None:
 
 
 def test_a_gpu_whose_driver_does_not_say(scripted: Callable[..., Measured]) -> None:
-    found = scripted(ordinary=seen(counted=512), kind="cuda", process=None, reserved=2_000)
+    found = scripted(ordinary=seen(counted=512), kind="cuda", process=None, held=2_000)
     assert (found.device, found.context) == (None, None)
     assert (found.reserved, found.residual) == (2_000, 0)
 
@@ -103,7 +103,7 @@ def test_a_processors_high_water_mark_is_of_the_worst_step(scripted: Callable[..
 def test_what_a_device_does_not_know_is_null(scripted: Callable[..., Measured]) -> None:
     found = json.loads(json.dumps(dataclasses.asdict(scripted(process=None))))
     unknown = {key for key, value in found.items() if value is None}
-    assert unknown == {"refresh_peak", "reserved", "device", "residual"}
+    assert unknown == {"refresh_peak", "reserved", "device", "residual", "closure", "others", "speed"}
     assert found["step_seconds"]["refresh"] is None
 
 

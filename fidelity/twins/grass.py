@@ -10,9 +10,9 @@ from torch import Tensor
 
 from fidelity.compare import TWIN, Comparison
 from fidelity.problem import VOCABULARY, Trainer, Weights, adam, effective_weights, small_model, snapshot, trained
+from memprof.batches import synthetic_batch
 from memprof.method import Weight, named_weights
 from memprof.methods.grass import Grass
-from memprof.step import synthetic_batch
 
 RANK, MATRICES = 8, 7
 METHOD = Grass(rank=RANK, update_gap=3, lr=0.01, betas=(0.8, 0.95), eps=1e-6, weight_decay=0.1)

@@ -7,12 +7,23 @@ from __future__ import annotations
 
 import torch
 
-from memprof.device.contract import Allocation, Device, Recording
+from memprof.device.contract import Allocation, Conditions, Device, Recording, Usage
 from memprof.device.cpu import CpuDevice, resident_bytes
 from memprof.device.cuda import CudaDevice
 from memprof.errors import MemprofError
 
-__all__ = ["Allocation", "CpuDevice", "CudaDevice", "Device", "Recording", "get_device", "has_cuda", "resident_bytes"]
+__all__ = [
+    "Allocation",
+    "Conditions",
+    "CpuDevice",
+    "CudaDevice",
+    "Device",
+    "Recording",
+    "Usage",
+    "get_device",
+    "has_cuda",
+    "resident_bytes",
+]
 
 
 def get_device(kind: str) -> Device:

@@ -28,6 +28,28 @@ class Recording:
     """say that the caller is here now; marks count from 0"""
 
 
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What the driver or the operating system says that this process uses."""
+
+    nbytes: int | None
+    reason: str | None = None
+    """why it does not say"""
+
+
+@dataclass(frozen=True, slots=True)
+class Conditions:
+    """How a device is doing at one moment. None where it does not say."""
+
+    others: int | None = None
+    """other processes that use it"""
+    slowdowns: tuple[str, ...] = ()
+    """reasons for which it is slowed down by heat or a power failure; a power cap is normal and not among them"""
+    watts: float | None = None
+    celsius: int | None = None
+    sm_mhz: int | None = None
+
+
 class Device(Protocol):
     """What a measurement needs of the hardware."""
 
@@ -52,8 +74,11 @@ class Device(Protocol):
 
     def reset_peak(self) -> None: ...
     def reserved_peak(self) -> int | None: ...
-    def process_bytes(self) -> int | None:
-        """What the driver or the operating system says this process uses."""
+    def reserved(self) -> int | None:
+        """What the allocator holds now; None where it holds nothing back."""
+
+    def usage(self) -> Usage:
+        """What the driver or the operating system says this process uses (on a CPU: has used at most)."""
 
     def free_bytes(self) -> int | None:
         """What a process could take now; None where that is not to be known."""
@@ -61,5 +86,5 @@ class Device(Protocol):
     def joules(self) -> float | None:
         """The energy counter; None where there is none."""
 
-    def others(self) -> int | None:
-        """How many other processes use the device; None where that is not to be known."""
+    def conditions(self) -> Conditions:
+        """Other processes, clocks, heat and what slows it down. Read only: no setting is touched."""

@@ -12,7 +12,7 @@ from typing import Any
 import psutil
 import torch
 
-from memprof.device.contract import Allocation, Recording
+from memprof.device.contract import Allocation, Conditions, Recording, Usage
 
 
 class CpuDevice:
@@ -61,9 +61,12 @@ class CpuDevice:
     def reserved_peak(self) -> int | None:
         return None
 
-    def process_bytes(self) -> int | None:
+    def reserved(self) -> int | None:
+        return None
+
+    def usage(self) -> Usage:
         """High-water mark of the resident set. It never falls: read `resident_bytes` before for the rest."""
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        return Usage(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 
     def free_bytes(self) -> int | None:
         """What the host could give without swapping. A container's own limit is not seen."""
@@ -72,8 +75,8 @@ class CpuDevice:
     def joules(self) -> float | None:
         return None
 
-    def others(self) -> int | None:
-        return None
+    def conditions(self) -> Conditions:
+        return Conditions()
 
 
 _MARK = "memprof::mark::"

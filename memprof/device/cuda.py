@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from memprof.device.contract import Allocation, Recording
+from memprof.device.contract import Allocation, Conditions, Recording, Usage
 from memprof.device.nvml import Nvml
 from memprof.errors import UnsupportedError
 
@@ -95,8 +95,11 @@ class CudaDevice:
     def reserved_peak(self) -> int | None:
         return int(torch.cuda.max_memory_reserved(self.torch_device))
 
-    def process_bytes(self) -> int | None:
-        return self.nvml.own_bytes() if self.nvml else None
+    def reserved(self) -> int | None:
+        return int(torch.cuda.memory_reserved(self.torch_device))
+
+    def usage(self) -> Usage:
+        return Usage(self.nvml.own_bytes() if self.nvml else None)
 
     def free_bytes(self) -> int | None:
         """What the driver could give beside this process's context, which this question sets up if none is there."""
@@ -105,8 +108,8 @@ class CudaDevice:
     def joules(self) -> float | None:
         return self.nvml.joules() if self.nvml else None
 
-    def others(self) -> int | None:
-        return self.nvml.others() if self.nvml else None
+    def conditions(self) -> Conditions:
+        return Conditions(others=self.nvml.others() if self.nvml else None)
 
 
 def history_events(history: list[dict[str, Any]], marks: list[int]) -> list[Allocation | int]:

@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from memprof.batches import synthetic_batch
 from memprof.method import BASIS
 from memprof.scenario import Scenario
-from memprof.step import prepare, synthetic_batch
+from memprof.step import prepare
 
 
 def flops_per_example(scenario: Scenario) -> int:

@@ -60,7 +60,7 @@ def test_backward_is_recorded_too() -> None:
 
 
 def test_the_resident_set_is_below_its_high_water_mark() -> None:
-    high = CpuDevice().process_bytes()
+    high = CpuDevice().usage().nbytes
     assert high is not None and MIB < resident_bytes() <= high + 64 * MIB  # the kernel counts in batches of pages
 
 
@@ -69,7 +69,7 @@ def test_what_a_processor_does_not_know_is_none() -> None:
     device.reset()
     device.reset_peak()
     device.synchronize()
-    figures = (device.allocated_peak(), device.reserved_peak(), device.joules(), device.others())
+    figures = (device.allocated_peak(), device.reserved_peak(), device.joules(), device.conditions().others)
     assert figures == (None, None, None, None)
     assert device.describe()["gpu"] is None
 

@@ -193,7 +193,7 @@ def test_it_describes_the_gpu_and_is_content_without_nvml(cuda: Cuda, monkeypatc
     assert (facts["gpu"], facts["driver"], facts["allocator"]) == ("NVIDIA Fake", None, "native")
     assert device.torch_device == torch.device("cuda", GPU)
     assert device.total_bytes() == 2**37
-    assert (device.process_bytes(), device.joules(), device.others()) == (None, None, None)
+    assert (device.usage().nbytes, device.joules(), device.conditions().others) == (None, None, None)
 
 
 def test_nvml_is_asked_about_the_gpu_that_torch_uses(cuda: Cuda, monkeypatch: pytest.MonkeyPatch) -> None:

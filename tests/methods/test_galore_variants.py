@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from memprof.api import plan
+from memprof.batches import synthetic_batch
 from memprof.catalogue import get_method
 from memprof.errors import MemprofError
 from memprof.llama import LlamaForCausalLM, build_model
@@ -20,7 +21,6 @@ from memprof.methods.galore import GaLore
 from memprof.methods.parts.blockwise import moment_bytes
 from memprof.methods.parts.galore_optimizer import GaLoreOptimizer
 from memprof.methods.parts.sides import Projection
-from memprof.step import synthetic_batch
 
 CPU = torch.device("cpu")
 TALL, WIDE, SQUARE = (12, 7), (7, 12), (9, 9)

@@ -154,16 +154,12 @@ class Speed:
     """share of a step that the host waited for the device at the end of a window; near 0: the host is the brake"""
     watts: float | None = None
     joules_per_example: float | None = None
-    recording_overhead: float | None = None
-    """by what share a step takes longer while its allocations are recorded: why memory is a pass of its own"""
     mfu: float | None = None
     """model FLOPs over time and the GPU's data-sheet peak"""
     mfu_reason: str | None = None
     """what the MFU counts, or why there is none"""
     model_flops_per_second: float | None = None
     floor: Floor | None = None
-    attention: str | None = None
-    """the autograd node of the attention that ran: which backend it really was"""
     celsius: int | None = None
     """the hottest that was seen between windows"""
     sm_mhz: int | None = None

@@ -138,6 +138,10 @@ class Measured(Memory):
     """where a GPU process's memory went, line by line; None on a CPU"""
     others: int | None = None
     """other processes that were seen on the GPU; None where that is not to be known"""
+    recording_overhead: float | None = None
+    """by what share a step takes longer while its allocations are recorded: why memory is a pass of its own"""
+    attention: str | None = None
+    """the autograd node of the attention that ran: which backend it really was"""
     examples_per_second: Interval | None = None
     tokens_per_second: float | None = None
     step_seconds: dict[str, float | None] = field(default_factory=dict)

@@ -177,7 +177,8 @@ def _is_interval(value: object) -> bool:
 _KINDS: dict[str, Callable[[object], bool]] = {
     "peak_phase": _is_peak_phase, "peak_at": _is_text, "extra_largest": _is_text, "total": _is_size,
     "reserved": _is_size, "device": _is_size, "context": is_bytes, "residual": is_bytes, "extra_by_maker": _is_makers,
-    "phase_peaks": _is_phases, "others": _is_size, "step_seconds": _is_seconds,
+    "phase_peaks": _is_phases, "others": _is_size, "attention": _is_text,
+    "recording_overhead": is_number, "step_seconds": _is_seconds,
     "examples_per_second": _is_interval, "tokens_per_second": _is_amount,
     "joules_per_example": _is_amount, "loss_first": is_number, "loss_last": is_number,
 }  # fmt: skip

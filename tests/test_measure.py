@@ -103,7 +103,17 @@ def test_a_processors_high_water_mark_is_of_the_worst_step(scripted: Callable[..
 def test_what_a_device_does_not_know_is_null(scripted: Callable[..., Measured]) -> None:
     found = json.loads(json.dumps(dataclasses.asdict(scripted(process=None))))
     unknown = {key for key, value in found.items() if value is None}
-    assert unknown == {"refresh_peak", "reserved", "device", "residual", "closure", "others", "speed"}
+    assert unknown == {
+        "refresh_peak",
+        "reserved",
+        "device",
+        "residual",
+        "closure",
+        "others",
+        "recording_overhead",
+        "attention",
+        "speed",
+    }
     assert found["step_seconds"]["refresh"] is None
 
 

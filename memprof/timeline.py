@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 PARAM, GRAD, OPTIMIZER_STATE, ACTIVATION, EXTRA = "param", "grad", "optimizer_state", "activation", "extra"
 CATEGORIES = (PARAM, GRAD, OPTIMIZER_STATE, ACTIVATION, EXTRA)
@@ -119,6 +119,20 @@ class Timeline:
         first = min(max(start - 1, 0), len(alive) - 1)
         end = max(range(first, len(alive)), key=lambda index: (alive[index], -index)) + 1
         return Peak(alive[end - 1], self.phase_at(end - 1), self.totals(end), self._extra_by_maker(end), end)
+
+    def phase_peaks(self, start: int = 0, stop: int | None = None) -> dict[str, int]:
+        """The most bytes alive within each phase of a window, from what was alive when it began.
+
+        As an allocator counts whose peak is forgotten at each border. The largest of them is the window's peak.
+        """
+        alive = [0, *self.bytes_alive()]
+        end = len(self.events) if stop is None else stop
+        inside = [(begin, phase) for begin, phase in self.phases if start < begin < end]
+        borders = [(start, self.phase_at(start)), *inside, (end, "")]
+        peaks: dict[str, int] = {}
+        for (begin, phase), (after, _) in pairwise(borders):
+            peaks[phase] = max(peaks.get(phase, 0), *alive[begin : after + 1])
+        return peaks
 
     def phase_at(self, event: int) -> str:
         started = [phase for begin, phase in self.phases if begin <= event]

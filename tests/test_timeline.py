@@ -44,6 +44,27 @@ def test_peak_of_a_window_starts_from_what_was_alive() -> None:
     assert timeline.peak(11).nbytes == 100
 
 
+def test_phase_peaks_by_hand() -> None:
+    """A phase begins with what was alive at its border: 110 bytes before backward, 200 before the optimizer."""
+    timeline = filled()
+    assert timeline.phase_peaks() == {"forward": 115, "backward": 217, "optimizer": 202}
+    assert timeline.phase_peaks(5) == {"backward": 217, "optimizer": 202}
+    assert timeline.phase_peaks(7, 8) == {"backward": 210}
+    assert timeline.phase_peaks(0, 4) == {"forward": 115}
+
+
+def test_a_phase_that_comes_again_keeps_its_highest() -> None:
+    """Micro-batches: forward, backward, forward, backward."""
+    timeline = Timeline()
+    for kept, passing in ((3, 10), (4, 2)):
+        timeline.mark("forward")
+        timeline.allocate(kept, "a")
+        timeline.mark("backward")
+        timeline.free(timeline.allocate(passing, "b"))
+    assert timeline.phase_peaks() == {"forward": 7, "backward": 13}
+    assert Timeline().phase_peaks() == {"forward": 0}
+
+
 def test_of_two_equal_peaks_the_first_counts() -> None:
     timeline = Timeline()
     timeline.mark("forward")

@@ -10,15 +10,15 @@ from memprof.schema import MAX_INSTANTS
 from memprof.timeline import CATEGORIES, OUTSIDE, Timeline
 
 
-def history(timeline: Timeline, start: int = 0, most: int = MAX_INSTANTS) -> History:
-    """What was alive, by category, at `most` instants from the one before event `start` to the last.
+def history(timeline: Timeline, start: int = 0, stop: int | None = None, most: int = MAX_INSTANTS) -> History:
+    """What was alive, by category, at `most` instants from the one before event `start` to the one before `stop`.
 
     The first and the last instant are among them, the worst one, and both ends of each phase (as many as half of
     `most` holds). The others are the lowest and the highest instant of equally long stretches, so that a curve through
     them touches every high and low that its own width could show.
     """
     before = timeline.totals(start)
-    alive = list(accumulate(_changes(timeline, start), initial=sum(before.values())))
+    alive = list(accumulate(_changes(timeline, start, stop), initial=sum(before.values())))
     chosen = _choose(alive, [begin - start for begin, _ in timeline.phases], most)
     columns = _columns(timeline, start, before, chosen)
     return History(
@@ -29,9 +29,9 @@ def history(timeline: Timeline, start: int = 0, most: int = MAX_INSTANTS) -> His
     )
 
 
-def _changes(timeline: Timeline, start: int) -> Iterator[int]:
+def _changes(timeline: Timeline, start: int, stop: int | None) -> Iterator[int]:
     """By how many bytes each event changes what is alive."""
-    for event in timeline.events[start:]:
+    for event in timeline.events[start:stop]:
         block = max(event, ~event)
         size = 0 if timeline.category[block] == OUTSIDE else timeline.nbytes[block]
         yield size if event >= 0 else -size

@@ -96,12 +96,87 @@ def _device_type(model: nn.Module) -> str:
     return found[0]
 
 
-class Ledger(TorchDispatchMode):
+class Recorder(TorchDispatchMode):
+    """Books every storage that torch allocates on one kind of device while it is open, and when it is freed.
+
+    Open it before a model exists and hand it to the `Ledger` of a later step: that one goes on in the same books, so
+    that their timeline holds the run from its first byte. `kernels` spares meta kernels that were asked before.
+    """
+
+    def __init__(self, device: str, kernels: MetaKernels | None = None) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.device = device
+        self.kernels = kernels
+        self.timeline = Timeline()
+        self._live: dict[int, tuple[int, weakref.ref[Any]]] = {}
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Never compiled, so torch need not wrap each call in a guard against that."""
+        return False
+
+    def __torch_dispatch__(
+        self, func: Any, kinds: Iterable[type], args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        given = (
+            () if func is torch.ops.aten.lift_fresh.default else (*args, *kwargs.values())
+        )  # torch.tensor() is unseen
+        for arg in given:
+            for part in arg if isinstance(arg, list | tuple) else (arg,):
+                if isinstance(part, Tensor):
+                    self._meet(part)
+        out = func(*args, **kwargs) if self.kernels is None else self.kernels.run(func, args, kwargs)
+        for part in out[: _ON_DEVICE.get(func)] if isinstance(out, list | tuple) else (out,):
+            if isinstance(part, Tensor):
+                self._book(part, func)
+        return out
+
+    def close(self) -> None:
+        """No longer follow what was booked: frees from here on are not noted."""
+        self._live.clear()
+
+    def mark(self, phase: str) -> None:
+        """A phase begins with the next event."""
+        self.timeline.mark(phase)
+
+    def _book(self, tensor: Tensor, func: Any) -> None:
+        """Book the tensor's storage as allocated by `func`, unless it is known."""
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        if key not in self._live and tensor.device.type == self.device:
+            self._remember(storage, self.timeline.allocate(storage.nbytes(), func._schema.name))
+
+    def _meet(self, tensor: Tensor) -> None:
+        """An operation's input that nobody has seen was there before: outside the books."""
+        self._enter_as(tensor, OUTSIDE)
+
+    def _enter_as(self, tensor: Tensor, category: str) -> None:
+        """Book a storage that is there already, with its owner, unless it is known."""
+        storage = tensor.untyped_storage()
+        if storage._cdata not in self._live and tensor.device.type == self.device:
+            block = self.timeline.allocate(storage.nbytes(), category)
+            self.timeline.label([block], category)
+            self._remember(storage, block)
+
+    def _remember(self, storage: Any, block: int) -> None:
+        key = storage._cdata
+        live, timeline = self._live, self.timeline
+
+        def forget(_: object) -> None:
+            live.pop(key, None)
+            timeline.free(block)
+
+        live[key] = (block, weakref.ref(storage, forget))
+
+
+class Ledger(Recorder):
     """`with Ledger(model, optimizer) as ledger: step()`, then `ledger.peak`, `ledger.at_peak`, `ledger.timeline`.
 
     Unless `mark` names the phases, they come from the run itself: backward is when autograd runs, optimizer when
     the optimizer's step does, forward everything else. `step_phase` renames the optimizer's phase, so that a step
-    with periodic work can be told apart. `kernels` spares meta kernels that were asked the same before.
+    with periodic work can be told apart. With `before`, the books of a recorder are gone on with: `start` and `end` are
+    the events between which this ledger was open.
     """
 
     def __init__(
@@ -110,18 +185,20 @@ class Ledger(TorchDispatchMode):
         optimizer: torch.optim.Optimizer | None = None,
         step_phase: str = OPTIMIZER,
         kernels: MetaKernels | None = None,
+        before: Recorder | None = None,
     ) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__(_device_type(model), kernels)
+        if before is not None:
+            self.timeline, self._live = before.timeline, before._live
+        self.goes_on = before is not None
         self.step_phase = step_phase
-        self.kernels = kernels
-        self.timeline = Timeline()
         self.model = model
         self.optimizer = optimizer
-        self.device = _device_type(model)
+        self.end: int | None = None
+        """None while it is open"""
         self.grad_bytes = 0
         """bytes of gradients alive when the optimizer's step began (where there was none: at the end; where no
         optimizer was given: at most)"""
-        self._live: dict[int, tuple[int, weakref.ref[Any]]] = {}
         self._phase = FORWARD
         self._stepping = ""
         self._marked = False
@@ -159,31 +236,16 @@ class Ledger(TorchDispatchMode):
         if self.optimizer is None:
             self.grad_bytes = self.timeline.most(GRAD)
         self.timeline.label_activations()
-        self._live = {}
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        """Never compiled, so torch need not wrap each call in a guard against that."""
-        return False
+        self.end = len(self.timeline.events)
+        if not self.goes_on:
+            self.close()
 
     def __torch_dispatch__(
         self, func: Any, kinds: Iterable[type], args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         if not self._marked:
             self._notice_phase()
-        kwargs = kwargs or {}
-        given = (
-            () if func is torch.ops.aten.lift_fresh.default else (*args, *kwargs.values())
-        )  # torch.tensor() is unseen
-        for arg in given:
-            for part in arg if isinstance(arg, list | tuple) else (arg,):
-                if isinstance(part, Tensor):
-                    self._meet(part)
-        out = func(*args, **kwargs) if self.kernels is None else self.kernels.run(func, args, kwargs)
-        for part in out[: _ON_DEVICE.get(func)] if isinstance(out, list | tuple) else (out,):
-            if isinstance(part, Tensor):
-                self._book(part, func)
-        return out
+        return super().__torch_dispatch__(func, kinds, args, kwargs)
 
     def mark(self, phase: str) -> None:
         """A phase begins here; from the first mark on, phases are no longer guessed."""
@@ -202,7 +264,7 @@ class Ledger(TorchDispatchMode):
     @property
     def saw_any(self) -> bool:
         """Whether anything was allocated or met since it was opened: an operation on this kind of device."""
-        return any(event >= 0 for event in self.timeline.events[self.start :])
+        return any(event >= 0 for event in self.timeline.events[self.start : self.end])
 
     @property
     def peak(self) -> int:
@@ -216,39 +278,15 @@ class Ledger(TorchDispatchMode):
 
     @property
     def peak_instant(self) -> Peak:
-        return self.timeline.peak(self.start)
-
-    def _book(self, tensor: Tensor, func: Any) -> None:
-        """Book the tensor's storage as allocated by `func`, unless it is known."""
-        storage = tensor.untyped_storage()
-        key = storage._cdata
-        if key not in self._live and tensor.device.type == self.device:
-            self._remember(storage, self.timeline.allocate(storage.nbytes(), func._schema.name))
-
-    def _meet(self, tensor: Tensor) -> None:
-        """An operation's input that nobody has seen was there before: outside the books."""
-        storage = tensor.untyped_storage()
-        if storage._cdata not in self._live and tensor.device.type == self.device:
-            block = self.timeline.allocate(storage.nbytes(), OUTSIDE)
-            self.timeline.label([block], OUTSIDE)
-            self._remember(storage, block)
-
-    def _remember(self, storage: Any, block: int) -> None:
-        key = storage._cdata
-
-        def forget(_: object) -> None:
-            self._live.pop(key, None)
-            self.timeline.free(block)
-
-        self._live[key] = (block, weakref.ref(storage, forget))
+        return self.timeline.peak(self.start, self.end)
 
     def _seed(self, tensors: Iterable[Tensor], category: str) -> None:
+        """Book what is there with its owner; what a recorder only met as an input has one now."""
         for tensor in tensors:
-            storage = tensor.untyped_storage()
-            if storage._cdata not in self._live and tensor.device.type == self.device:
-                block = self.timeline.allocate(storage.nbytes(), category)
-                self.timeline.label([block], category)
-                self._remember(storage, block)
+            self._enter_as(tensor, category)
+            known = self._live.get(tensor.untyped_storage()._cdata)
+            if known is not None:
+                self.timeline.claim(known[0], category)
 
     def _label(self, tensors: Iterable[Tensor], category: str) -> list[int]:
         blocks = {self._live[key][0] for t in tensors if (key := t.untyped_storage()._cdata) in self._live}

@@ -71,6 +71,12 @@ class Timeline:
             if _STRENGTH[category] > _STRENGTH[self.category[block]]:
                 self.category[block] = category
 
+    def claim(self, block: int, category: str) -> None:
+        """Label a block whose owner is found at last: one from outside the books is in them from here on."""
+        if self.category[block] == OUTSIDE:
+            self.category[block] = EXTRA
+        self.label([block], category)
+
     def label_activations(self) -> None:
         """What a forward made and left alive, and belongs to nobody else, was kept for backward.
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
 import torch
 
 from memprof.history import history
-from memprof.ledger import Ledger
+from memprof.ledger import Ledger, Recorder
 from memprof.record import Trace
-from memprof.remember import MetaKernels, Remembering
+from memprof.remember import MetaKernels
 from memprof.scenario import Scenario
 from memprof.step import prepare, request_refresh, train_step
 from memprof.timeline import OPTIMIZER, OPTIMIZER_STATE, PARAM, REFRESH
@@ -45,15 +45,17 @@ def watch(scenario: Scenario, kind: type[L]) -> Watched[L]:
     `kind` of ledger: one that books more costs more time, and must not change the books.
     """
     kernels = MetaKernels()
+    before = Recorder("meta", kernels)
     with torch.random.fork_rng(devices=[]), _collector_paused():
-        with Remembering(kernels):
+        with before:
             model, optimizer = prepare(scenario, torch.device("meta"))
-            train_step(model, optimizer, scenario)
-        step = booked_step(kind(model, optimizer, OPTIMIZER, kernels), scenario)
-        if not scenario.method.is_periodic:
-            return Watched(step, None)
-        request_refresh(optimizer)
-        return Watched(step, booked_step(kind(model, optimizer, REFRESH, kernels), scenario))
+            train_step(model, optimizer, scenario, before.mark)
+        watched = Watched(booked_step(kind(model, optimizer, OPTIMIZER, kernels, before), scenario), None)
+        if scenario.method.is_periodic:
+            request_refresh(optimizer)
+            watched = replace(watched, refresh=booked_step(kind(model, optimizer, REFRESH, kernels, before), scenario))
+        before.close()
+    return watched
 
 
 @contextmanager
@@ -78,12 +80,12 @@ def booked_step(ledger: L, scenario: Scenario) -> L:
 
 def _read(ledger: Ledger, refresh_peak: int | None) -> Trace:
     timeline, peak = ledger.timeline, ledger.peak_instant
-    after = timeline.totals()
+    after = timeline.totals(ledger.end)
     return Trace(
         param=after[PARAM],
         grad=ledger.grad_bytes,
         optimizer_state=after[OPTIMIZER_STATE],
-        activation=timeline.activation(),
+        activation=timeline.activation(ledger.end),
         extra=peak.by_category["extra"],
         extra_largest=peak.extra_largest,
         extra_by_maker=peak.extra_by_maker,
@@ -92,5 +94,5 @@ def _read(ledger: Ledger, refresh_peak: int | None) -> Trace:
         peak_by_category=peak.by_category,
         steady=sum(after.values()),
         refresh_peak=refresh_peak,
-        timeline=history(timeline, ledger.start),
+        timeline=history(timeline, ledger.start, ledger.end),
     )

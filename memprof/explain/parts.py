@@ -83,9 +83,9 @@ class Anatomy:
 
     def _ends(self) -> dict[str, list[int]]:
         """The blocks that make up each category's figure."""
-        after = self._alive(None)
-        forwards = self.ledger.timeline.forwards()
-        saved = self._alive(forwards[-1][1]) if forwards else []
+        after = self._alive(self.ledger.end)
+        forwards = [end for _, end in self.ledger.timeline.forwards() if end <= (self.ledger.end or 0)]
+        saved = self._alive(forwards[-1]) if forwards else []
         return {
             PARAM: self._of(PARAM, after),
             GRAD: self.ledger.grad_blocks,

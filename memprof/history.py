@@ -68,5 +68,5 @@ def _columns(timeline: Timeline, start: int, before: dict[str, int], chosen: lis
 
 
 def _phases(timeline: Timeline, start: int, chosen: list[int]) -> Iterator[str]:
-    """The phase of the event that led to each instant."""
-    return (timeline.phase_at(start + instant - 1) for instant in chosen)
+    """The phase of the event that led to each instant; the one before them all is where the first phase begins."""
+    return (timeline.phase_at(start + max(instant - 1, 0)) for instant in chosen)

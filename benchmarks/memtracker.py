@@ -32,9 +32,9 @@ from torch.distributed._tools.mem_tracker import MemTracker
 
 from memprof.api import plan
 from memprof.kernels import KERNELS
-from memprof.ledger import Ledger
+from memprof.ledger import Ledger, Recorder
 from memprof.llama import LlamaForCausalLM, build
-from memprof.remember import MetaKernels, Remembering
+from memprof.remember import MetaKernels
 from memprof.scenario import Scenario
 from memprof.step import TORCH_DTYPE, prepare, train_step
 from memprof.trace import booked_step
@@ -75,7 +75,7 @@ class Witness:
 def memprof_ledger(scenario: Scenario) -> Witness:
     """memprof: a ledger over a step on meta tensors, every block attributed."""
     kernels = MetaKernels()
-    with Remembering(kernels):
+    with Recorder("meta", kernels):
         model, optimizer = prepare(scenario, torch.device("meta"))
         train_step(model, optimizer, scenario)
 

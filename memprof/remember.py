@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 _TENSOR = (Tensor, nn.Parameter)
 _PLAIN = (bool, int, float, str, type(None), torch.dtype, torch.device, torch.layout, torch.memory_format)
@@ -51,22 +50,6 @@ class MetaKernels:
         if learned is not None:
             self._answers[key] = learned
         return out
-
-
-class Remembering(TorchDispatchMode):
-    """Everything inside runs through `kernels`."""
-
-    def __init__(self, kernels: MetaKernels) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.kernels = kernels
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        """Never compiled, so torch need not wrap each call in a guard against that."""
-        return False
-
-    def __torch_dispatch__(self, func: Any, kinds: Any, args: Any = (), kwargs: dict[str, Any] | None = None) -> Any:
-        return self.kernels.run(func, args, kwargs or {})
 
 
 def _kind(func: Any) -> str:

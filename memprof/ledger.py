@@ -277,6 +277,11 @@ class Ledger(Recorder):
         return self.peak_instant.by_category
 
     @property
+    def phase_peaks(self) -> dict[str, int]:
+        """The most bytes alive within each phase that there was."""
+        return self.timeline.phase_peaks(self.start, self.end)
+
+    @property
     def peak_instant(self) -> Peak:
         return self.timeline.peak(self.start, self.end)
 

@@ -6,7 +6,7 @@ import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 
@@ -15,6 +15,7 @@ from memprof.ledger import Ledger, Recorder
 from memprof.record import Trace
 from memprof.remember import MetaKernels
 from memprof.scenario import Scenario
+from memprof.schema import PHASES
 from memprof.step import prepare, request_refresh, train_step
 from memprof.timeline import OPTIMIZER, OPTIMIZER_STATE, PARAM, REFRESH
 
@@ -30,7 +31,11 @@ class Watched(Generic[L]):
 
     def read(self) -> Trace:
         """What the two ledgers say."""
-        return _read(self.step, self.refresh.peak if self.refresh else None)
+        within = dict.fromkeys(PHASES) | self.step.phase_peaks
+        if self.refresh is None:
+            return _read(self.step, refresh_peak=None, phase_peaks=within)
+        within |= {REFRESH: self.refresh.phase_peaks.get(REFRESH)}
+        return _read(self.step, refresh_peak=self.refresh.peak, phase_peaks=within)
 
 
 def trace(scenario: Scenario) -> Trace:
@@ -78,7 +83,7 @@ def booked_step(ledger: L, scenario: Scenario) -> L:
     return ledger
 
 
-def _read(ledger: Ledger, refresh_peak: int | None) -> Trace:
+def _read(ledger: Ledger, **also: Any) -> Trace:
     timeline, peak = ledger.timeline, ledger.peak_instant
     after = timeline.totals(ledger.end)
     return Trace(
@@ -93,6 +98,6 @@ def _read(ledger: Ledger, refresh_peak: int | None) -> Trace:
         peak_phase=peak.phase,
         peak_by_category=peak.by_category,
         steady=sum(after.values()),
-        refresh_peak=refresh_peak,
         timeline=history(timeline, ledger.start, ledger.end),
+        **also,
     )

@@ -1,0 +1,55 @@
+"""A run traced from its first byte: held against a ledger in fresh books, and by its own sums."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from memprof.api import plan
+from memprof.catalogue import METHODS
+from memprof.ledger import Ledger
+from memprof.scenario import Scenario
+from memprof.step import prepare, request_refresh, train_step
+from memprof.timeline import ACTIVATION, EXTRA, OPTIMIZER, OUTSIDE, REFRESH
+from memprof.trace import booked_step, trace, watch
+
+
+def scenario_of(method: str) -> Scenario:
+    (scenario,) = plan(["9m"], [method], num_layers=1, vocab_size=64, batch_size=2, seq_len=16)
+    return scenario
+
+
+@pytest.mark.parametrize("method", ["adamw", "galore", "galore:per_layer=true", "relora", "adamw-8bit", "q-galore"])
+def test_books_that_go_on_say_what_fresh_ones_say(method: str) -> None:
+    """The oracle knows nothing of what was before: it seeds model and optimizer when a step begins."""
+    scenario = scenario_of(method)
+    found = watch(scenario, Ledger)
+    model, optimizer = prepare(scenario, torch.device("meta"))
+    train_step(model, optimizer, scenario)
+    fresh = booked_step(Ledger(model, optimizer, OPTIMIZER), scenario)
+    assert (found.step.peak_instant.by_category, found.step.grad_bytes) == (fresh.at_peak, fresh.grad_bytes)
+    assert found.step.peak_instant.extra_by_maker == fresh.peak_instant.extra_by_maker
+    assert found.step.timeline.totals(found.step.end) == fresh.timeline.totals()
+    if found.refresh is not None:
+        request_refresh(optimizer)
+        again = booked_step(Ledger(model, optimizer, REFRESH), scenario)
+        assert found.refresh.at_peak == again.at_peak
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_between_two_steps_every_byte_has_an_owner(method: str) -> None:
+    """What a run leaves behind besides parameters, gradients and state would be a leak, or a state nobody found."""
+    step = watch(scenario_of(method), Ledger).step
+    for instant in (step.start, step.end):
+        category = [step.timeline.category[block] for block in step.timeline.alive(instant)]
+        assert not {EXTRA, ACTIVATION, OUTSIDE} & set(category)
+
+
+@pytest.mark.parametrize("method", ["adamw", "galore", "galore:per_layer=true", "relora"])
+def test_the_highest_phase_is_the_peaks(method: str) -> None:
+    found = trace(scenario_of(method))
+    ordinary = {phase: nbytes for phase, nbytes in found.phase_peaks.items() if phase != REFRESH}
+    assert max(nbytes or 0 for nbytes in ordinary.values()) == found.peak == found.phase_peaks[found.peak_phase]
+    refresh = found.phase_peaks[REFRESH]
+    assert (refresh is None) == (found.refresh_peak is None)
+    assert refresh is None or refresh <= (found.refresh_peak or 0)

@@ -138,6 +138,8 @@ class Footprint:
     """`grad` in such a step, where it is another: a full-rank gradient, to take a new subspace from"""
     frozen: int = 0
     """bytes of `param` that no update ever changes: a plain weight beside its adapters, positions of sparse values"""
+    read_only: int = 0
+    """bytes of `optimizer_state`, beside a basis, that an ordinary step reads and does not write"""
     parts: Mapping[str, int] = field(default_factory=dict)
     """bytes of `optimizer_state` by name, of what papers count in different ways: BASIS, BLOCK_MEANS, STEP"""
 

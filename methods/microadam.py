@@ -162,5 +162,6 @@ class MicroAdam(Method):
             param=weight.nbytes,
             grad=weight.nbytes,
             optimizer_state=window + -(-numel // 2) + LIMITS_BYTES * layout.limits(numel),
+            read_only=window - window // self.window,
             transient=layout.scratch_bytes(min(numel, self.piece_length), weight.itemsize),
         )

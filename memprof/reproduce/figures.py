@@ -10,13 +10,14 @@ from typing import Any, cast
 from memprof.api import plan
 from memprof.catalogue import get_method
 from memprof.counting import MEMPROF, Counting
+from memprof.floor import flops_per_example, update_bytes
 from memprof.formula import formula
 from memprof.method import HORIZON, Method
 from memprof.papers.cells import Column, Row
 from memprof.papers.letters import evaluate
 from memprof.papers.source import Paper, Table
 from memprof.record import Measured, Memory, Record, Trace
-from memprof.reproduce import cost, layer
+from memprof.reproduce import layer
 from memprof.scenario import Scenario
 from memprof.trace import trace
 
@@ -167,23 +168,23 @@ def _parameters(scenario: Scenario, column: Column, devices: int) -> float:
 
 
 def _flops(scenario: Scenario, column: Column, devices: int) -> float:
-    return cost.flops_per_example(scenario)
+    return flops_per_example(scenario)
 
 
 def _update_bytes(scenario: Scenario, column: Column, devices: int) -> float:
-    return cost.update_bytes(scenario)
+    return update_bytes(scenario)
 
 
 def _flop_bound(scenario: Scenario, column: Column, devices: int) -> float:
     """Examples per second if nothing but FLOPs took time."""
     assert column.flops is not None
-    return devices * column.flops / cost.flops_per_example(scenario)
+    return devices * column.flops / flops_per_example(scenario)
 
 
 def _byte_bound(scenario: Scenario, column: Column, devices: int) -> float:
     """Examples per second if nothing but the optimizer's traffic took time; each device updates all weights."""
     assert column.bytes_per_second is not None
-    return devices * scenario.examples * column.bytes_per_second / cost.update_bytes(scenario)
+    return devices * scenario.examples * column.bytes_per_second / update_bytes(scenario)
 
 
 COUNTED: dict[str, Callable[[Scenario, Column, int], float]] = {

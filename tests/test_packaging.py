@@ -17,7 +17,8 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
     frozenset(layer.split())
     for layer in (
         "errors spelling",
-        "units lock interrupt durable setting schema record difference explanation method timeline history walk",
+        "units text lock interrupt durable setting schema evidence reading record difference explanation prediction "
+        "method timeline history walk learning",
         "shapes",
         "counting command scenario model_config",
         "optimizer",
@@ -25,12 +26,12 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "catalogue",
         "kernels",
         "chunked_loss llama",
-        "remember ledger allocator device",
+        "remember ledger allocator device batches",
         "step",
-        "sizes instants formula trace watch timing measure",
+        "sizes instants formula trace watch datasheet ceilings floor timing measure",
         "oom child headroom runner worker",
         "explain papers",
-        "report run_file resume store diff pytest_plugin",
+        "report run_file runs resume store diff pytest_plugin",
         "api doctor",
         "budget reproduce",
         "memprof",  # memprof/__init__.py, the public API
@@ -63,6 +64,7 @@ REPORT_READS = {
     "record",
     "difference",
     "explanation",
+    "prediction",
     "spelling",
     "counting",
     "papers",

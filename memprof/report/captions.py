@@ -23,7 +23,8 @@ EXPLAINED = {
     "Refresh peak": "Refresh peak: the worst instant of a step that refreshes a subspace or merges an adapter.",
     "vs AdamW": "vs AdamW: the share of AdamW's {peak} that is saved, negative when heavier.",
     "Paper total": "Paper total: the papers' sum over categories, no instant of a step.",
-    "Fits": "Fits: what the allocator reserves or else the peak, refresh steps included.",
+    "Fits": "Fits: yes where all that the allocator would hold has room, tight where only what is alive at once has, "
+    "refresh steps included; the driver's context comes on top.",
     "Examples/s": "Examples/s: median with its 95 % interval.",
 }
 

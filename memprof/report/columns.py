@@ -115,7 +115,7 @@ def difference(row: Row) -> str:
 
 
 def fitting(row: Row) -> str:
-    return NONE if row.fits is None else "yes" if row.fits else "no"
+    return row.fits or NONE
 
 
 def speed(interval: Interval | None) -> str:

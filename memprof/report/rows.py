@@ -7,13 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from memprof.errors import MemprofError
-from memprof.record import Interval, Memory, Record
+from memprof.record import Interval, Memory, Pool, Record
 from memprof.report.describe import BASELINE, OWN_COUNTING, labels, plain
 
 TOO_SMALL = 2**30 // 100
 """a peak below this is nothing but "0.01" or less in GiB"""
 WITNESSES = ("measured", "trace", "formula")
 """strongest first"""
+YES, TIGHT, NO = "yes", "tight", "no"
+"""whether a memory is enough"""
 PEAK, SUM, EITHER = "peak", "sum", "peak or sum"
 
 
@@ -32,7 +34,8 @@ class Row:
     saving_by: str | None
     """the witness of `saving`: weaker than `witness` where AdamW itself was not seen by that one"""
     is_baseline: bool
-    fits: bool | None
+    fits: str | None
+    """yes, tight or no; None where nobody can say"""
     fits_by: str | None
     """the witness of `fits`, which may be a stronger one than that of `memory`: no device has to hold a sum"""
     baseline: Record | None
@@ -138,7 +141,7 @@ def _row(record: Record, label: str, baseline: Record | None, by: str | None, fi
         saving_by=saving_by,
         is_baseline=record is baseline and memory is not None,
         baseline=baseline,
-        fits=None if judge is None or fits is None else needed(getattr(record, judge)) <= fits,
+        fits=None if judge is None or fits is None else _fitting(getattr(record, judge), fits),
         fits_by=judge,
     )
 
@@ -149,10 +152,17 @@ def _judge(record: Record) -> str | None:
     return next((name for name, memory in seen if memory and not memory.is_sum), None)
 
 
-def needed(memory: Memory) -> int:
-    """Bytes a device must have: what the allocator holds where that is known, and never less than a refresh takes."""
+def _fitting(memory: Memory, size: int) -> str:
+    """Whether a device of that many bytes holds it, by what is alive at most and by what the allocator would hold.
+
+    Between the two, the allocator has to give back segments before it gets others: it may succeed, slowly.
+    """
+    alive = max(memory.peak, memory.refresh_peak or 0)
+    pool: Pool | None = getattr(memory, "pool", None)
     reserved: int | None = getattr(memory, "reserved", None)
-    return max(memory.peak if reserved is None else reserved, memory.refresh_peak or 0)
+    if max(alive, pool.allocated if pool else 0) > size:
+        return NO
+    return YES if max(alive, reserved or 0) <= size else TIGHT
 
 
 def _witness(record: Record, by: str | None) -> str | None:

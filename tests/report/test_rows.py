@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from memprof.errors import MemprofError
-from memprof.record import COMPARED, Record
+from memprof.record import COMPARED, Pool, Record
 from memprof.report.columns import SHORT
 from memprof.report.describe import labels, plain, scenario_line
 from memprof.report.rows import make_rows, peak_name, suitable_unit
@@ -62,24 +63,36 @@ def test_a_measured_peak_is_never_set_against_a_traced_one(record: Make) -> None
 
 
 def test_fits_weighs_reserved_bytes_and_refresh_steps(record: Make) -> None:
+    """Between what is alive and what the allocator would hold it is tight: segments must be given back meanwhile."""
     sizes = (2, 2, 4, 1, 1)
     limit = 10 * GIB
-    assert make_rows([record(sizes=sizes)], fits=limit)[0].fits is True
-    assert make_rows([record(sizes=sizes)], fits=limit - 1)[0].fits is False
-    assert make_rows([record(sizes=sizes, reserved=11 * GIB)], fits=limit)[0].fits is False
-    assert make_rows([record(sizes=sizes, refresh=11 * GIB)], fits=limit)[0].fits is False
+    assert make_rows([record(sizes=sizes)], fits=limit)[0].fits == "yes"
+    assert make_rows([record(sizes=sizes)], fits=limit - 1)[0].fits == "no"
+    assert make_rows([record(sizes=sizes, reserved=11 * GIB)], fits=limit)[0].fits == "tight"
+    assert make_rows([record(sizes=sizes, reserved=11 * GIB)], fits=11 * GIB)[0].fits == "yes"
+    assert make_rows([record(sizes=sizes, refresh=11 * GIB)], fits=limit)[0].fits == "no"
     assert make_rows([record(sizes=sizes)])[0].fits is None
+
+
+def test_what_fits_counts_the_workspaces_that_no_dispatcher_sees(record: Make) -> None:
+    """The peak is 10 GiB of tensors, in 11 GiB of blocks with workspaces, of 12 GiB reserved."""
+    traced = record(sizes=(2, 2, 4, 1, 1), reserved=12 * GIB)
+    assert traced.trace is not None
+    pool = Pool(allocated=11 * GIB, requested=11 * GIB, reserved=12 * GIB, fragmentation=0, cached=GIB,
+                reserved_expandable=11 * GIB)  # fmt: skip
+    traced = replace(traced, trace=replace(traced.trace, pool=pool))
+    assert [make_rows([traced], fits=size * GIB)[0].fits for size in (10, 11, 12)] == ["no", "tight", "yes"]
 
 
 def test_fits_is_judged_by_who_sees_instants_and_never_by_a_sum(record: Make) -> None:
     """The sum is 2 GiB, the traced peak 10 and the reserved bytes of a measurement 11."""
     traced, measured = record(summed=(1, 0, 1, 0, 0)), record(summed=(1, 0, 1, 0, 0), speed=1.0, reserved=11 * GIB)
     alone = record(summed=(1, 0, 1, 0, 0), trace=False)
-    assert [row.fits for row in make_rows([traced, measured], fits=3 * GIB)] == [False, False]
-    assert [row.fits for row in make_rows([traced, measured], fits=10 * GIB)] == [True, False]
+    assert [row.fits for row in make_rows([traced, measured], fits=3 * GIB)] == ["no", "no"]
+    assert [row.fits for row in make_rows([traced, measured], fits=10 * GIB)] == ["yes", "tight"]
     assert [row.fits_by for row in make_rows([traced, measured], fits=10 * GIB)] == ["trace", "measured"]
     assert make_rows([alone], fits=3 * GIB)[0].fits is None
-    assert make_rows([record(trace=False)], fits=10 * GIB)[0].fits is True, "memprof's own formula sees instants"
+    assert make_rows([record(trace=False)], fits=10 * GIB)[0].fits == "yes", "memprof's own formula sees instants"
 
 
 def test_a_paper_s_counting_is_shown_by_the_formula_unless_another_is_asked_for(record: Make) -> None:

@@ -24,6 +24,8 @@ OCCASIONAL = tuple(f"{name}.{end}" for name in _SOME for end in ("png", "svg"))
 """what it makes of some runs"""
 PAGE = "report.html"
 """what `memprof report` makes of them"""
+PREDICTION = ("prediction.md", "prediction.csv")
+"""and what `memprof report --prediction` does"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +63,7 @@ class RunStore:
 
     def _begin(self, force: bool, resume: bool, maker: Maker | None, planned: Sequence[Record]) -> None:
         """Looks again, now that nobody else writes: what is there may have come since."""
-        started, made = self.records.stat().st_size > 0, (*RENDERED, *OCCASIONAL, PAGE)
+        started, made = self.records.stat().st_size > 0, (*RENDERED, *OCCASIONAL, PAGE, *PREDICTION)
         if started and not force and not resume:
             raise _is_taken(self.path, resume)
         if started and resume:

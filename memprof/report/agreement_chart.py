@@ -20,8 +20,8 @@ from memprof.report.series import KEYS, Pair, agreement, verdict
 from memprof.report.style import INK, MUTED, RULE, SMALL
 from memprof.units import UNITS
 
-LOOKS = dict(zip(KEYS, "osD^*", strict=True))
-SIZES = dict(zip(KEYS, (10, 7, 6, 6, 9), strict=True))  # points; parameters and gradients are often as large
+LOOKS = dict(zip(KEYS, "osD^*P", strict=True))
+SIZES = dict(zip(KEYS, (10, 7, 6, 6, 9, 8), strict=True))  # points; parameters and gradients are often as large
 SIDE_INCHES = 6.0
 
 
@@ -68,7 +68,7 @@ def _panel(axes: Axes, pairs: Sequence[Pair], unit: str) -> None:
 
 
 def _colour(key: str) -> str:
-    return PALETTE.get(key, INK)
+    return MUTED if key == "reserved" else PALETTE.get(key, INK)
 
 
 def _legend(axes: Axes, keys: set[str]) -> None:

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
 from memprof.record import History, Memory
-from memprof.report.columns import SHORT, size
+from memprof.report.columns import size
 from memprof.report.describe import BASELINE, setting
 from memprof.report.palette import NAMES, PALETTE
 from memprof.report.rows import Row
 from memprof.units import counted
 
-KEYS = ("param", "grad", "optimizer_state", "activation", "peak")
+KEYS = ("param", "grad", "optimizer_state", "activation", "peak", "reserved")
 """figures over which prediction and measurement are held together"""
 
 
@@ -138,4 +138,4 @@ def verdict(pairs: Sequence[Pair]) -> str:
     if equal == len(pairs):
         return f"{said}."
     off = f"{worst.gap * 100:+.2f} %" if abs(worst.gap) >= 5e-5 else f"{worst.predicted - worst.measured:+d} bytes"
-    return f"{said}; furthest off: {NAMES.get(worst.key, SHORT[worst.key].lower())} of {worst.label}, {off}."
+    return f"{said}; furthest off: {NAMES.get(worst.key, worst.key)} of {worst.label}, {off}."

@@ -74,11 +74,11 @@ def to_frame(records: Sequence[Record]) -> pandas.DataFrame:
 
 def csv(records: Sequence[Record]) -> str:
     """`to_frame` as text; the same records give the same bytes."""
-    text: str = to_frame(records).map(_inert).to_csv(index=False, lineterminator="\n")
+    text: str = to_frame(records).map(inert).to_csv(index=False, lineterminator="\n")
     return text
 
 
-def _inert(value: Any) -> Any:
+def inert(value: Any) -> Any:
     """A text that no terminal acts on and no spreadsheet takes for a formula."""
     if not isinstance(value, str):
         return value

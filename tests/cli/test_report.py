@@ -19,7 +19,7 @@ from memprof.record import Record
 from memprof.run_file import RECORDS, Maker
 from memprof.runner import unfinished
 from memprof.scenario import Scenario
-from memprof.store import PAGE, RENDERED, RunStore
+from memprof.store import PAGE, PREDICTION, RENDERED, RunStore
 
 Main = Callable[..., Any]
 TINY = ("compare", "--model", "9m", "--batch", "1", "--seq", "8", "--no-measure")
@@ -134,6 +134,54 @@ def test_thirty_records_are_a_page_of_less_than_two_megabytes(memprof_main: Main
             print(json.dumps(record | {"id": f"{number:012d}"}), file=file)
     assert memprof_main("report", str(run)).code == 0
     assert (run / PAGE).stat().st_size < 2_000_000
+
+
+def measured(run: Path, peak: int) -> None:
+    """As if every cell of the run had been measured, with that peak beside the trace's states."""
+    lines = (run / RECORDS).read_text().splitlines()
+    keys = ("param", "grad", "optimizer_state", "activation", "peak_by_category", "steady")
+    with (run / RECORDS).open("w") as file:
+        print(lines[0], file=file)
+        for record in map(json.loads, lines[1:]):
+            seen = {key: record["trace"][key] for key in keys}
+            seen["peak_by_category"]["extra"] += peak - sum(seen["peak_by_category"].values())
+            seen |= {"extra": seen["peak_by_category"]["extra"], "peak": peak, "peak_phase": "backward"}
+            print(json.dumps(record | {"measured": seen}), file=file)
+
+
+def test_prediction_against_measurement(memprof_main: Main, run: Path) -> None:
+    """All is kept beside the page, and starting over removes it."""
+    refused = memprof_main("report", str(run), "--prediction")
+    assert refused.code == 5 and "--measure" in refused.err and not (run / PAGE).exists()
+    measured(run, 2**40)
+    done = memprof_main("report", str(run), "--prediction")
+    assert done.code == 0 and "prediction against measurement" in done.out and "Targets missed: trace." in done.out
+    assert (run / PAGE).exists() and all((run / name).stat().st_size for name in PREDICTION)
+    assert memprof_main("report", str(run), "--prediction", "--strict").code == 1
+    document = json.loads(memprof_main("report", str(run), "--prediction", "--json").out)
+    assert document["summary"]["trace"]["met"] is False and document["states"]["met"] is True
+    RunStore.create(run, force=True, maker=Maker()).close()
+    assert not any((run / name).exists() for name in PREDICTION)
+
+
+@pytest.mark.parametrize("option", ["--json", "--strict"])
+def test_what_speaks_of_a_prediction_needs_one(memprof_main: Main, run: Path, option: str) -> None:
+    done = memprof_main("report", str(run), option)
+    assert done.code == 2 and "--prediction" in done.err and not (run / PAGE).exists()
+
+
+def test_several_runs_are_shown_as_one(memprof_main: Main, run: Path, tmp_path: Path) -> None:
+    other, both = tmp_path / "more", tmp_path / "both"
+    assert memprof_main(*TINY, "--method", "sgd", "--method", "galore", "-o", str(other)).code == 0
+    done = memprof_main("report", str(run), str(other))
+    rows = [line.split()[0] for line in done.out.splitlines()[4:] if line.strip()][:4]
+    assert rows[:3] == ["adamw", "galore", "sgd"] and rows[3] != "galore"
+    assert "no page" in done.err and not (run / PAGE).exists() and not (other / PAGE).exists()
+    assert memprof_main("report", str(run), str(other), "-o", str(both)).code == 0
+    assert {*RENDERED, PAGE} <= {file.name for file in both.iterdir()}
+    assert memprof_main("report", str(run), str(other), "--html", str(run / PAGE)).code == 0
+    refused = memprof_main("report", str(run), str(other), "--html", str(run / PAGE))
+    assert refused.code == 2 and "--force" in refused.err, "the page of one run is not that of two"
 
 
 def planned(*arguments: Any, **fields: Any) -> list[Record]:

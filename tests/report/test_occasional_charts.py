@@ -220,6 +220,12 @@ def test_agreement_points_are_prediction_and_measurement(record: Make) -> None:
     points = {tuple(np.asarray(line.get_xydata())[0].tolist()) for line in axes.lines if len(line.get_xydata()) == 1}  # type: ignore[arg-type]
     assert points == {(float(size), float(size)) for size in (2, 4, 1, 10)}
     assert all(math.isclose(*point) for line in axes.lines for point in np.asarray(line.get_xydata()))
+    (axes,) = agreement_figure([record(speed=2.0, reserved=12 * GIB)]).axes
+    assert (12.0, 12.0) in {tuple(np.asarray(line.get_xydata())[0].tolist()) for line in axes.lines}
+
+
+def test_agreement_names_what_is_reserved() -> None:
+    assert "furthest off: reserved of lora, +50.00 %" in verdict([Pair("lora", "reserved", 3, 2)])
 
 
 def test_files_hold_the_charts_that_the_run_has_and_no_older_ones(record: Make, tmp_path: Path) -> None:

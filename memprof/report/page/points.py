@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from memprof.report.columns import SHORT, size, speed
+from memprof.report.columns import size, speed
 from memprof.report.page.bars import exact
 from memprof.report.page.timeline import Mark, round_values
 from memprof.report.palette import LINES, NAMES
@@ -149,7 +149,7 @@ def agreement_chart(rows: Sequence[Row], unit: str) -> Chart | None:
 
 def _pair_dot(pair: Pair, low: float, high: float) -> Dot:
     x, y = (100 * (math.log10(value) - low) / (high - low) for value in (pair.predicted, pair.measured))
-    name = NAMES.get(pair.key, SHORT[pair.key].lower())
+    name = NAMES.get(pair.key, pair.key)
     tip = f"{pair.label}, {name}\npredicted {exact(pair.predicted)}\nmeasured {exact(pair.measured)}"
     return Dot(x, 100 - y, pair.key if pair.key in NAMES else "ink", tip)
 

@@ -126,8 +126,8 @@ def _by_phase(prediction: Prediction, phases: Sequence[Pair], unit: str) -> Iter
     for number, pair in enumerate(phases):
         gaps = [cell.gaps.get(pair.key) for cell in prediction.cells]
         head = pair.key.capitalize()
-        yield Field(f"{head} trace", [size(gap and gap.predicted, unit) for gap in gaps], 40 - number)
-        yield Field(f"{head} measured", [size(gap and gap.measured, unit) for gap in gaps], 50 - number)
+        yield Field(f"{head} trace", [size(gap.predicted if gap else None, unit) for gap in gaps], 40 - number)
+        yield Field(f"{head} measured", [size(gap.measured if gap else None, unit) for gap in gaps], 50 - number)
         yield Field(f"{head} off", [off(gap) for gap in gaps], 90 - number)
 
 

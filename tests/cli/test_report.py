@@ -144,8 +144,10 @@ def measured(run: Path, peak: int) -> None:
         print(lines[0], file=file)
         for record in map(json.loads, lines[1:]):
             seen = {key: record["trace"][key] for key in keys}
-            seen["peak_by_category"]["extra"] += peak - sum(seen["peak_by_category"].values())
-            seen |= {"extra": seen["peak_by_category"]["extra"], "peak": peak, "peak_phase": "backward"}
+            rest = peak - sum(seen["peak_by_category"].values())
+            extra = seen["peak_by_category"]["extra"] + rest
+            seen |= {"peak_by_category": seen["peak_by_category"] | {"extra": extra}, "extra": extra}
+            seen |= {"peak": peak, "peak_phase": "backward"}
             print(json.dumps(record | {"measured": seen}), file=file)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import platform
 
@@ -10,7 +11,9 @@ import psutil
 import torch
 
 from memprof.api import environment
+from memprof.appraisal import Appraisal
 from memprof.device import CudaDevice, has_cuda
+from memprof.record import SCHEMA_VERSION
 from memprof.units import counted, format_size
 
 YES_EVERYWHERE = "yes, for every method and model: both need no device"
@@ -30,6 +33,12 @@ def findings() -> list[tuple[str, str]]:
         ("memory", f"{format_size(psutil.virtual_memory().total)} GiB"),
     ]
     return [*host, *_cuda(), *_nvml(), *_can_do()]
+
+
+def document(found: list[tuple[str, str]], appraisal: Appraisal | None) -> str:
+    """The same as JSON; ceilings are null where they were not measured."""
+    ceilings = None if appraisal is None else appraisal.to_dict()
+    return json.dumps({"schema_version": SCHEMA_VERSION, "findings": dict(found), "ceilings": ceilings}, indent=1)
 
 
 def _processor() -> str:

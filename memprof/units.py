@@ -9,6 +9,7 @@ UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12,
          "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}  # fmt: skip
 _SIZE = re.compile(r"\s*(\d{1,20}(?:\.\d{1,20})?)\s*([KMGT]i?B|B)\s*", re.ASCII)
 _NUMBER = r"(?:\d+(?:\.\d*)?(?:e[+-]?\d+)?|nan|inf)"
+_THOUSANDS = {12: "T", 9: "G", 6: "M", 0: ""}
 _NEARLY = re.compile(rf"\s*(-?){_NUMBER}\s*([kmgt]?i?b?)\s*", re.ASCII | re.IGNORECASE)
 _SPELLED = {unit.lower(): unit for unit in UNITS}
 MAX_BYTES = 2**60
@@ -44,6 +45,15 @@ def _fault(text: str) -> str:
 def format_size(size: int, unit: str = "GiB", digits: int = 2) -> str:
     """The number alone, in `unit`: a table names its unit once."""
     return f"{size / UNITS[unit]:.{digits}f}"
+
+
+def format_rate(per_second: float, unit: str, ends: tuple[float, ...] = ()) -> str:
+    """`4.10 TB/s`, `712 (700-719) TFLOP/s`: three digits of the number, in the thousands that suit it."""
+    power = next((power for power in (12, 9, 6) if per_second >= 10**power), 0)
+    number = per_second / 10**power
+    digits = 2 if number < 9.995 else 1 if number < 99.95 else 0
+    beside = "-".join(f"{end / 10**power:.{digits}f}" for end in ends)
+    return f"{number:.{digits}f} {f'({beside}) ' if beside else ''}{_THOUSANDS[power]}{unit}"
 
 
 def counted(number: int, noun: str) -> str:

@@ -32,7 +32,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "oom child headroom runner worker",
         "explain papers",
         "report run_file runs resume store diff pytest_plugin",
-        "api doctor",
+        "api appraisal doctor",
         "budget reproduce",
         "memprof",  # memprof/__init__.py, the public API
         "cli __main__",

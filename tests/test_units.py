@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memprof.errors import MemprofError
-from memprof.units import MAX_BYTES, parse_size
+from memprof.units import MAX_BYTES, format_rate, parse_size
 
 
 @pytest.mark.parametrize(
@@ -56,3 +56,20 @@ def test_any_text_is_a_size_or_refused_in_one_line(text: str) -> None:
 @given(nbytes=st.integers(1, MAX_BYTES))
 def test_whole_bytes_come_back_as_they_were(nbytes: int) -> None:
     assert parse_size(f"{nbytes} B") == nbytes
+
+
+@pytest.mark.parametrize(
+    ("per_second", "ends", "text"),
+    [
+        (4.1e12, (), "4.10 TB/s"),
+        (711.6e12, (700e12, 719.4e12), "712 (700-719) TB/s"),
+        (9.994e9, (), "9.99 GB/s"),
+        (9.996e9, (), "10.0 GB/s"),
+        (25.21e9, (999e6, 26e9), "25.2 (1.0-26.0) GB/s"),
+        (12.0, (), "12.0 B/s"),
+    ],
+)
+def test_a_rate_has_three_digits_and_its_spread_the_same_thousands(
+    per_second: float, ends: tuple[float, ...], text: str
+) -> None:
+    assert format_rate(per_second, "B/s", ends) == text

@@ -26,3 +26,12 @@ def print_listing(columns: Sequence[str], rows: Sequence[Sequence[str]], text_co
     if not console.is_terminal:
         console = Console(width=max(80, Console(width=1_000).measure(table).maximum))
     console.print(table)
+
+
+def print_paragraphs(paragraphs: Sequence[str]) -> None:
+    """What stands below a table, wrapped as the terminal is wide."""
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=80)
+    for text in paragraphs:
+        console.print(Text(text, style="dim"))

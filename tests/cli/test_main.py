@@ -26,7 +26,8 @@ OPTIONS = {
         "--accumulation", "--batch", "--batch-size", "--by", "--checkpointing", "--clip-grad-norm", "--counting",
         "--device", "--dtype", "--fits", "--force", "--json", "--kernels", "--loss-chunks", "--max-fraction",
         "--measure", "--method", "--model", "--no-measure", "--num-layers", "--output", "--rank", "--resume",
-        "--retry-oom", "--seed", "--seq", "--seq-len", "--steps", "--timeout", "--unit", "--vocab-size", "-o",
+        "--retry-oom", "--seed", "--seq", "--seq-len", "--steps", "--text", "--timeout", "--unit", "--vocab-size",
+        "-o",
     },
     "explain": {
         "method", "--accumulation", "--batch", "--batch-size", "--checkpointing", "--clip-grad-norm",
@@ -41,7 +42,7 @@ OPTIONS = {
     },
     "methods": {"name"},
     "models": set[str](),
-    "doctor": set[str](),
+    "doctor": {"--ceilings", "--device", "--json"},
 }  # fmt: skip
 """Everything that a command takes, besides --help. A new knob is a decision: it enters here."""
 

@@ -52,6 +52,11 @@ def _value(hint: Any, value: object, name: str) -> Any:
         if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
             raise ValueError(f"{name} is not what the schema says")
         return {key: _value(inside, each, name) for key, each in value.items()}
+    if typing.get_origin(hint) is tuple:
+        inside, _ = typing.get_args(hint)
+        if not isinstance(value, list | tuple):
+            raise ValueError(f"{name} is not what the schema says")
+        return tuple(_value(inside, each, name) for each in value)
     if not _KINDS[hint](value):
         raise ValueError(f"{name} is not what the schema says")
     return value

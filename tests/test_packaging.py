@@ -29,7 +29,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "remember ledger allocator device batches",
         "step",
         "sizes instants formula trace watch datasheet ceilings floor timing measure",
-        "oom child headroom runner worker",
+        "oom child guard headroom race runner worker",
         "explain papers",
         "report run_file runs resume store diff pytest_plugin",
         "api appraisal doctor",

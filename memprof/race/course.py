@@ -37,13 +37,13 @@ def race(
 ) -> dict[str, Outcome]:
     """What becomes of each scenario, by its id, in as many rounds as there are `windows`, each of so many steps.
 
-    They must fit beside each other. The losses that are kept are of two steps of an entrant's own, so that every one
-    had them on the same data, however long the warm-up took.
+    They must fit beside each other. The losses that are kept are of two steps of an entrant's own, by their number, so
+    that every entrant has them on the same tokens and after as many updates, however long the warm-up took.
     """
-    last = FEWEST + sum(windows) - 1
+    compared = (FEWEST, FEWEST + max(1, sum(windows) - 1))
     course = Course(device, clock, kept=max(1, KEPT // len(windows)))
     for scenario in scenarios:
-        course.enter(scenario, remembered=(FEWEST, last))
+        course.enter(scenario, compared)
     warmup_steps, steady = warm_up(course.entrants, device, clock, course.attempt)
     gc.collect()
     for steps, turns in zip(windows, orders(scenarios, len(windows)), strict=True):
@@ -51,12 +51,13 @@ def race(
             for name, again in turns:
                 course.turn(name, steps, again)
     for name, entrant in course.entrants.items():
+        first, last = entrant.losses()
         course.outcomes[name] = Laps(
             rounds=tuple(course.rounds[name]),
             warmup_steps=warmup_steps,
             steady=name in steady,
-            loss_first=entrant.loss(FEWEST),
-            loss_last=entrant.loss(last),
+            loss_first=first,
+            loss_last=last,
         )
     return course.outcomes
 
@@ -73,10 +74,10 @@ class Course:
         self._turns: dict[str, Round] = {}
         self._again: dict[str, float] = {}
 
-    def enter(self, scenario: Scenario, remembered: Sequence[int]) -> None:
+    def enter(self, scenario: Scenario, compared: tuple[int, int]) -> None:
         """Make the scenario's model and optimizer."""
         with self._out_if_it_fails(scenario.id):
-            self.entrants[scenario.id] = Entrant(scenario, self.device, remembered)
+            self.entrants[scenario.id] = Entrant(scenario, self.device, compared)
             self.rounds[scenario.id] = []
 
     def attempt(self, name: str, work: Callable[[Entrant], T]) -> T | None:

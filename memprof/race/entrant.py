@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,15 +20,16 @@ from memprof.step import OnPhase, prepare, request_refresh, train_step
 class Entrant:
     """Steps a scenario. Between two steps it holds its parameters and optimizer state, and no more."""
 
-    def __init__(self, scenario: Scenario, device: Device, remembered: Collection[int] = ()) -> None:
-        """`remembered` are the steps, counted from 0, whose losses are asked for in the end."""
+    def __init__(self, scenario: Scenario, device: Device, compared: tuple[int, int] | None = None) -> None:
+        """`compared` are two steps, counted from 0, whose losses are asked for in the end: the second has the tokens
+        of the first once more, since losses of different tokens differ by more than a few steps gain."""
         self.scenario = scenario
         self.model, self.optimizer = prepare(scenario, device.torch_device)
         self.batches = batches(scenario, device.torch_device)
         self.taken = 0
-        self._remembered = frozenset(remembered)
-        self._losses: dict[int, Tensor] = {}
-        self._latest: Tensor | None = None
+        self._compared = compared or ()
+        self._tokens: list[tuple[Tensor, Tensor]] = []
+        self._losses: list[Tensor] = []
         self._device = device.torch_device
         self._random = random_state(self._device)
 
@@ -51,9 +52,12 @@ class Entrant:
         """One whole training step, launched and not waited for."""
         if refresh:
             request_refresh(self.optimizer)
-        self._latest = train_step(self.model, self.optimizer, self.scenario, on_phase, self.batches)
-        if self.taken in self._remembered:
-            self._losses[self.taken] = self._latest
+        compared = self.taken in self._compared
+        if compared and not self._tokens:
+            self._tokens = [next(self.batches) for _ in range(self.scenario.accumulation)]
+        data = iter(self._tokens) if compared else self.batches
+        loss = train_step(self.model, self.optimizer, self.scenario, on_phase, data)
+        self._losses += [loss] if compared else []
         self.taken += 1
 
     def clear_the_way(self, steps: int) -> int:
@@ -68,10 +72,9 @@ class Entrant:
             self.step()
         return free
 
-    def loss(self, step: int) -> float | None:
-        """Of a whole micro-batch of that step, or of the last before it; waits for the device. None if no number."""
-        loss = self._losses.get(step, self._latest)
-        return None if loss is None else finite(float(loss) * self.scenario.accumulation)
+    def losses(self) -> list[float | None]:
+        """Of the two steps that are compared, each of a whole micro-batch; waits for the device. None if no number."""
+        return [finite(float(loss) * self.scenario.accumulation) for loss in self._losses]
 
 
 def longest_run(due: Sequence[int], steps: int) -> tuple[int, int]:

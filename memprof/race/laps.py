@@ -68,7 +68,7 @@ class Laps:
     """whether the device's reserved bytes and its step time had settled before the first round"""
     loss_first: float | None = None
     loss_last: float | None = None
-    """of two steps that every entrant takes on the same data; None where not finite"""
+    """of two steps on the same tokens, those of all entrants; None where not finite"""
 
     def broken(self) -> str | None:
         """What cannot be, if anything is."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -101,7 +102,7 @@ class Script:
     def install(self, monkeypatch: Any) -> None:
         where = "memprof.race.entrant."
         monkeypatch.setattr(f"{where}prepare", self.prepare)
-        monkeypatch.setattr(f"{where}batches", lambda *_: iter(()))
+        monkeypatch.setattr(f"{where}batches", lambda *_: itertools.count())
         monkeypatch.setattr(f"{where}train_step", self.train_step)
 
     def prepare(self, scenario: Scenario, device: torch.device) -> tuple[Any, Any]:

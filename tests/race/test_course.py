@@ -189,6 +189,8 @@ def test_losses_are_of_the_same_steps_however_long_the_warm_up_took(queue: Queue
         script.costs["sgd"] = costs
         (found,) = run(queue, SGD, windows=(2, 3))
         assert (found.loss_first, found.loss_last) == (FEWEST, FEWEST + 5 - 1)
+    (found,) = run(queue, SGD, windows=(1,))
+    assert (found.loss_first, found.loss_last) == (FEWEST, FEWEST + 1), "two steps, whatever there is"
 
 
 def test_an_accumulated_loss_is_that_of_a_whole_micro_batch(queue: Queue, script: Script) -> None:

@@ -71,12 +71,25 @@ class NoHostReads(TorchDispatchMode):
 @pytest.mark.parametrize("method", ["adamw", "galore", "adafactor", "relora"])
 def test_nothing_in_a_window_asks_the_device(fake_device: Callable[..., Any], method: str, accumulation: int) -> None:
     scenario = scenario_of(method, accumulation=accumulation, clip_grad_norm=1.0)
-    entrant, device = Entrant(scenario, fake_device(), remembered=(2,)), fake_device()
+    entrant, device = Entrant(scenario, fake_device(), compared=(2, 3)), fake_device()
     entrant.step()
     with NoHostReads():  # type: ignore[no-untyped-call]
         time_window(entrant, device, clock(), 3)
         with pytest.raises(AssertionError, match="_local_scalar_dense"):
-            entrant.loss(2)
+            entrant.losses()
+
+
+def test_the_compared_losses_are_of_the_same_tokens(fake_device: Callable[..., Any]) -> None:
+    """The second step has the first one's once more, and no other step has any of the others'."""
+    seen: list[list[int]] = []
+    entrant = Entrant(scenario_of(accumulation=2), fake_device(), compared=(1, 3))
+    entrant.model.register_forward_pre_hook(lambda _, given: seen.append(given[0].flatten().tolist()))
+    for _ in range(5):
+        entrant.step()
+    steps = [seen[2 * number : 2 * number + 2] for number in range(5)]
+    assert steps[3] == steps[1] and all(one not in steps[:number] for number, one in enumerate(steps) if number != 3)
+    first, last = entrant.losses()
+    assert first is not None and last is not None and last < first
 
 
 def test_between_two_steps_an_entrant_holds_no_gradient(fake_device: Callable[..., Any]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from memprof.report.describe import models, scenario_line
+from memprof.report.flags import meanings
 from memprof.report.rows import PEAK, SUM, WITNESSES, Row, peak_name
 
 UNIT_MEANS = {"KiB": "2^10", "MiB": "2^20", "GiB": "2^30", "TiB": "2^40",
@@ -19,6 +20,10 @@ HOW_COUNTED = (
 )
 HOW_MIXED = f"{HOW_READ} What a paper's counting gives is a sum over categories and no instant of a step."
 HOW_READ_BY = {PEAK: HOW_READ, SUM: HOW_COUNTED}
+RATIO_READ = (
+    "Speed vs AdamW: examples/s over AdamW's, paired by round, with its 95 % interval; no rank is claimed where that "
+    "includes 1."
+)
 EXPLAINED = {
     "Refresh peak": "Refresh peak: the worst instant of a step that refreshes a subspace or merges an adapter.",
     "vs AdamW": "vs AdamW: the share of AdamW's {peak} that is saved, negative when heavier.",
@@ -26,6 +31,8 @@ EXPLAINED = {
     "Fits": "Fits: yes where all that the allocator would hold has room, tight where only what is alive at once has, "
     "refresh steps included; the driver's context comes on top.",
     "Examples/s": "Examples/s: median with its 95 % interval.",
+    "Loss": "Loss: of the first and of the last measured step, on the same tokens.",
+    "Speed vs AdamW": RATIO_READ,
 }
 
 
@@ -41,7 +48,7 @@ def caption(rows: Sequence[Row], unit: str, headers: Iterable[str]) -> list[str]
     found = [name for name in EXPLAINED if any(header.startswith(name) for header in headers)]
     explained = [EXPLAINED[name].format(peak=peak) for name in found] + (judges(rows) if "Fits" in found else [])
     how = " ".join([HOW_READ_BY.get(peak, HOW_MIXED), *explained, *weaker(rows), *warm_starts(rows)])
-    return [scenario_line([row.record for row in rows]), source(rows, unit), how, *failures(rows)]
+    return [scenario_line([row.record for row in rows]), source(rows, unit), how, *failures(rows), *meanings(rows)]
 
 
 def source(rows: Sequence[Row], unit: str) -> str:
@@ -94,4 +101,5 @@ def failures(rows: Sequence[Row]) -> list[str]:
     several = len({row.model for row in rows}) > 1
     names = [f"{row.model} {row.label}" if several else row.label for row in rows]
     pairs = zip(names, rows, strict=True)
-    return [f"{name}: {row.status}" + (f" - {row.reason}" if row.reason else "") for name, row in pairs if row.status]
+    return [f"{name}: {row.status}" + (f" - {row.reason}" if row.reason else "")
+            for name, row in pairs if row.record.status != "ok"]  # fmt: skip

@@ -16,6 +16,8 @@ SHORT = {
     "refresh_peak": "Refresh peak",
 }  # fmt: skip
 """how a table calls each key of a record"""
+NARROW = 0.015
+"""a ratio's interval below this would be one figure twice in two digits"""
 PEAKS = (PEAK.capitalize(), SUM.capitalize(), EITHER.capitalize())
 """how the column of peaks may be headed"""
 
@@ -48,6 +50,8 @@ def choose(rows: Sequence[Row], unit: str, fits: int | None) -> list[Column]:
         (_any(rows, "difference"), Column("Formula - trace", difference, 55, value=_gap)),
         (fits is not None, Column(f"Fits {limit(fits or 0, unit)}", fitting, 85)),
         (_any(rows, "examples_per_second"), rate),
+        (_any(rows, "losses"), Column("Loss", losses, 30, value=lambda row: row.losses[1] if row.losses else None)),
+        (_any(rows, "ratio"), Column("Speed vs AdamW", _against, 42, value=_ratio)),
         (any(row.status for row in rows), Column("Status", lambda row: row.status or "ok", 95, True)),
     ]
     return [column for wanted, column in candidates if wanted]
@@ -72,6 +76,14 @@ def _gap(row: Row) -> float | None:
 
 def _rate(row: Row) -> float | None:
     return row.examples_per_second.median if row.examples_per_second else None
+
+
+def _against(row: Row) -> str:
+    return "baseline" if row.record is row.baseline else ratio(row.ratio)
+
+
+def _ratio(row: Row) -> float | None:
+    return row.ratio.median if row.ratio else None
 
 
 def _any(rows: Sequence[Row], name: str) -> bool:
@@ -118,9 +130,31 @@ def fitting(row: Row) -> str:
     return row.fits or NONE
 
 
+def losses(row: Row) -> str:
+    """`10.395 -> 10.298`"""
+    if row.losses is None:
+        return NONE
+    return " -> ".join("not finite" if loss is None else f"{loss:.3f}" for loss in row.losses)
+
+
 def speed(interval: Interval | None) -> str:
     """The median with its interval, all to the digits that suit the median."""
     if interval is None:
         return NONE
-    digits = 0 if interval.median >= 1000 else 1 if interval.median >= 100 else 2 if interval.median >= 10 else 3
+    digits = speed_digits(interval.median)
     return f"{interval.median:.{digits}f} ({interval.low:.{digits}f}-{interval.high:.{digits}f})"
+
+
+def speed_digits(median: float) -> int:
+    """Behind the point."""
+    return 0 if median >= 1000 else 1 if median >= 100 else 2 if median >= 10 else 3
+
+
+def ratio(interval: Interval | None) -> str:
+    """`0.98x [0.97, 0.99]`; more digits where the interval is narrow, or where they tell on which side of 1 it ends."""
+    if interval is None:
+        return NONE
+    ends = (interval.low, interval.high)
+    least = 2 if interval.high - interval.low >= NARROW else 3
+    digits = next((n for n in (2, 3) if n >= least and all(round(end, n) != 1 or end == 1 for end in ends)), 4)
+    return f"{interval.median:.{digits}f}x [{interval.low:.{digits}f}, {interval.high:.{digits}f}]"

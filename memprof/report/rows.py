@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from memprof.errors import MemprofError
-from memprof.record import Interval, Memory, Pool, Record
+from memprof.record import Interval, Memory, Pool, Record, Speed
 from memprof.report.describe import BASELINE, OWN_COUNTING, labels, plain
 
 TOO_SMALL = 2**30 // 100
@@ -81,6 +81,26 @@ class Row:
     @property
     def examples_per_second(self) -> Interval | None:
         return self.record.measured.examples_per_second if self.record.measured else None
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        return self.record.measured.tokens_per_second if self.record.measured else None
+
+    @property
+    def speed(self) -> Speed | None:
+        """How the speed was come by."""
+        return self.record.measured.speed if self.record.measured else None
+
+    @property
+    def ratio(self) -> Interval | None:
+        """Examples per second over AdamW's, paired by round; None where AdamW did not run beside it."""
+        return self.speed.ratio if self.speed else None
+
+    @property
+    def losses(self) -> tuple[float | None, float | None] | None:
+        """Of the first and of the last measured step, on the same tokens; None within where one is not finite."""
+        measured = self.record.measured
+        return (measured.loss_first, measured.loss_last) if measured else None
 
     @property
     def status(self) -> str:

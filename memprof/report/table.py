@@ -21,7 +21,7 @@ NARROWEST_TEXT = 14  # names fold at this width before a column of numbers is dr
 LEAST_BAR, MOST_BAR = 12, 32
 """characters of the longest bar: fewer tell nothing, more are no use"""
 RUNNING = "..."
-_TWO_LINES = ("Refresh peak", "Paper total", "Formula - trace", "Fits ")
+_TWO_LINES = ("Refresh peak", "Paper total", "Formula - trace", "Fits ", "Speed ")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields
-from typing import TYPE_CHECKING, Any
+from dataclasses import fields, is_dataclass
+from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 
 from memprof.record import Formula, Measured, Memory, Record, Trace
 from memprof.report import captions
@@ -32,11 +32,12 @@ _EMPHASIS = re.compile(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
 """an underscore at a word's end; within one, as in optimizer_state, it is only itself"""
 _NESTED = {
     "peak_by_category": CATEGORIES,
+    "phase_peaks": (FORWARD, BACKWARD, OPTIMIZER, REFRESH),
     "step_seconds": (FORWARD, BACKWARD, OPTIMIZER, REFRESH),
-    "examples_per_second": ("median", "low", "high"),
 }
 """keys whose values are mappings, each with the entries that always have a column"""
 _NO_FIGURE = "timeline"
+_WITNESSES: dict[str, type[Memory]] = {"formula": Formula, "trace": Trace, "measured": Measured}
 _IDENTITY = ("id", "model", "method", "status", "reason", "flags")
 
 
@@ -109,9 +110,9 @@ def _flat(record: Record) -> dict[str, Any]:
     outcome = {"status": record.status, "reason": record.reason, "flags": " ".join(record.flags)}
     witnesses = record.to_dict()
     flat = {**named, **outcome, **dict(_scenario(record))}
-    for name in ("formula", "trace", "measured"):
+    for name in _WITNESSES:
         flat.update(_spread(name, witnesses[name] or {}))
-    return flat
+    return {key: value for key, value in flat.items() if key not in _TABLES}
 
 
 def _scenario(record: Record) -> Iterator[tuple[str, Any]]:
@@ -137,8 +138,39 @@ def _cell(value: Any) -> Any:
 
 def _witness_keys() -> Iterator[str]:
     """Columns that are there whatever ran, so that two runs' files have the same ones."""
-    witnesses: dict[str, type[Memory]] = {"formula": Formula, "trace": Trace, "measured": Measured}
-    for name, kind in witnesses.items():
-        for spec in (each for each in fields(kind) if each.name != _NO_FIGURE):
-            inner = _NESTED.get(spec.name)
-            yield from [f"{name}_{spec.name}_{key}" for key in inner] if inner else [f"{name}_{spec.name}"]
+    for name, kind in _WITNESSES.items():
+        yield from _keys(name, kind)
+
+
+def _keys(prefix: str, kind: type[Any]) -> Iterator[str]:
+    """A figure's column, or the columns of a table of figures. Names that may be any, such as a maker's, have none."""
+    for name, hint in _fields(kind).items():
+        inner, part = _NESTED.get(name), _part(hint)
+        if part is not None:
+            yield from _keys(f"{prefix}_{name}", part)
+        elif inner:
+            yield from (f"{prefix}_{name}_{key}" for key in inner)
+        elif get_origin(hint) is not dict:
+            yield f"{prefix}_{name}"
+
+
+def _tables(prefix: str, kind: type[Any]) -> Iterator[str]:
+    """What the columns of tables begin with: no columns themselves, where there is no such table."""
+    for name, hint in _fields(kind).items():
+        part = _part(hint)
+        if part is not None:
+            yield f"{prefix}_{name}"
+            yield from _tables(f"{prefix}_{name}", part)
+
+
+def _fields(kind: type[Any]) -> dict[str, Any]:
+    hints = get_type_hints(kind)
+    return {spec.name: hints[spec.name] for spec in fields(kind) if spec.name != _NO_FIGURE}
+
+
+def _part(hint: Any) -> type[Any] | None:
+    """The dataclass that a field is or may be."""
+    return next((each for each in (hint, *get_args(hint)) if isinstance(each, type) and is_dataclass(each)), None)
+
+
+_TABLES = frozenset(name for prefix, kind in _WITNESSES.items() for name in _tables(prefix, kind))

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from memprof.record import NO_PHASE, Formula, History, Interval, Measured, Record, Trace
+from memprof.record import NO_PHASE, Floor, Formula, History, Interval, Measured, Record, Speed, Trace
 
 GIB = 2**30
 MakeRecord = Callable[..., Record]
@@ -46,12 +46,13 @@ def make_record(
     unit: int = GIB,
     timeline: bool = False,
     summed: tuple[int, int, int, int, int] | None = None,
+    raced: dict[str, Any] | None = None,
     **scenario: Any,
 ) -> Record:
     """A record; `speed` makes it measured, `formula_off` bytes set the formula's peak apart from the trace's.
 
     `timeline` gives the trace one of six instants, of which the third is the peak. `summed` are the sizes that the
-    formula adds up as a paper counts.
+    formula adds up as a paper counts. `raced` says how `speed` was come by, in fields that differ from those of `race`.
     """
     shared = memory(*sizes, unit=unit)
     predicted, refresh_by_formula = {**shared, "peak": shared["peak"] + formula_off}, refresh
@@ -73,7 +74,7 @@ def make_record(
         flags=flags,
         formula=Formula(**predicted, total=sum(sizes[:4]) * unit, refresh_peak=refresh_by_formula) if formula else None,
         trace=Trace(**shared, **extras, timeline=history(sizes, unit) if timeline else None) if trace else None,
-        measured=_measured(shared, extras, speed) if speed is not None else None,
+        measured=_measured(shared, extras, speed, raced) if speed is not None else None,
     )
 
 
@@ -93,11 +94,43 @@ def history(sizes: tuple[int, int, int, int, int], unit: int = GIB) -> History:
     )
 
 
-def _measured(shared: dict[str, Any], extras: dict[str, Any], speed: float) -> Measured:
+def race(speed: float, **fields: Any) -> Speed:
+    """A race of 16 rounds on a GPU in which all was well; a step takes 1.5 times its floor, its update 1.25 times."""
+    floor = Floor(
+        copy_bytes_per_second=4.1e12,
+        matrix_flops_per_second=712e12,
+        optimizer_bytes=4_100_000_000,
+        optimizer_seconds=0.001,
+        optimizer_ratio=1.25,
+        flops=71_200_000_000_000,
+        seconds=0.101,
+        ratio=1.5,
+    )
+    plain: dict[str, Any] = {
+        "rounds": 16,
+        "steps": 48,
+        "warmup_steps": 5,
+        "steady": True,
+        "without_periodic": Interval(median=speed * 1.05, low=speed, high=speed * 1.1),
+        "p99_step_seconds": 0.16,
+        "papers_examples_per_second": speed * 1.5,
+        "spread": Interval(median=1.0, low=0.995, high=1.004),
+        "host_wait": 0.31,
+        "watts": 655.4,
+        "joules_per_example": 12.34,
+        "mfu": 0.412,
+        "mfu_reason": "MFU: 6 N + 12 L A T FLOPs a token, over 989.5 TFLOP/s",
+        "model_flops_per_second": 408e12,
+        "floor": floor,
+    }
+    return Speed(**plain | fields)
+
+
+def _measured(shared: dict[str, Any], extras: dict[str, Any], speed: float, raced: dict[str, Any] | None) -> Measured:
     interval = Interval(median=speed, low=speed * 0.98, high=speed * 1.03)
     seconds = {"forward": 0.1, "backward": 0.2, "optimizer": 0.05, "refresh": None}
     rates: dict[str, Any] = {"examples_per_second": interval, "tokens_per_second": speed * 256, "step_seconds": seconds}
-    return Measured(**shared, **extras, **rates)
+    return Measured(**shared, **extras, **rates, speed=None if raced is None else race(speed, **raced))
 
 
 @pytest.fixture

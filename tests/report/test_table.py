@@ -11,8 +11,9 @@ import pytest
 from rich.console import Console
 from rich.text import Text
 
-from memprof.record import Record
+from memprof.record import Interval, Record
 from memprof.report.columns import percent, size, speed
+from memprof.report.flags import MEANING
 from memprof.report.table import Comparison, render
 
 GIB = 2**30
@@ -153,6 +154,41 @@ def test_failed_rows_show_status_and_reason(record: Make, width: int) -> None:
     text = show(render([record(), failed]), width)
     assert rows_of(text)[1][-1].strip() == "timeout"
     assert "dora: timeout - no answer within 600 s" in text
+
+
+def test_a_speed_stands_against_adamw_s_where_they_raced(record: Make) -> None:
+    raced = {"ratio": Interval(median=0.98, low=0.97, high=0.99)}
+    records = [record(speed=141.5, raced={}), record("galore", speed=136.5, raced=raced), record("lora")]
+    text = show(render(records), 160)
+    assert [row[-1].strip() for row in rows_of(text)] == ["baseline", "0.98x [0.97, 0.99]", "-"]
+    assert " ".join(text.split()).count("no rank is claimed where that includes 1") == 1
+    narrow = render(records).fit(80)[0]
+    assert "Examples/s" in [column.header for column in narrow]
+    assert "Speed vs AdamW" not in [column.header for column in narrow]
+    assert "Speed" not in show(render([record(speed=3.0)]), 160)
+
+
+def test_a_flag_is_shown_once_with_its_meaning_and_who_carries_it(record: Make) -> None:
+    flagged = [record(speed=3.0, flags=("contaminated",)), record("lora", speed=3.0, flags=("contaminated", "odd"))]
+    text = show(render(flagged), 160)
+    assert [row[-1].strip() for row in rows_of(text)] == ["contaminated", "contaminated, odd"]
+    said = " ".join(text.split())
+    assert said.count("contaminated (adamw, lora): another process used the GPU meanwhile") == 1
+    assert "odd (lora)" in said and "lora: contaminated" not in said
+
+
+def test_every_flag_that_is_set_has_a_meaning() -> None:
+    """In its own words: as the race, the runner and a diff name them."""
+    from memprof.diff.speed import DISTURBED
+    from memprof.runner import IN_PROCESS
+
+    assert {*DISTURBED, IN_PROCESS, "host-bound"} <= MEANING.keys()
+
+
+def test_a_failure_keeps_its_reason_beside_its_flags(record: Make) -> None:
+    failed = record("dora", formula=False, trace=False, status="oom", reason="no room", flags=("in-process",))
+    said = " ".join(show(render([record(), failed]), 160).split())
+    assert "dora: oom, in-process - no room" in said and "in-process (dora): measured in the calling process" in said
 
 
 def test_pending_methods_are_shown_as_running(record: Make) -> None:

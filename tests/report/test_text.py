@@ -7,7 +7,7 @@ import io
 import re
 from collections.abc import Callable
 
-from memprof.record import Record
+from memprof.record import Interval, Record
 from memprof.report import text
 from memprof.report.columns import choose
 from memprof.report.rows import make_rows
@@ -62,6 +62,18 @@ def test_csv_holds_every_witness_in_whole_bytes(record: Make) -> None:
     assert int(second["formula_peak_by_category_optimizer_state"]) == 4 * GIB
 
 
+def test_csv_says_how_a_speed_was_come_by(record: Make) -> None:
+    raced = {"ratio": Interval(median=0.98, low=0.97, high=0.99), "refresh_seconds": None}
+    first, second = csv.DictReader(io.StringIO(text.csv([record(speed=2.0, raced=raced), record("lora", speed=2.0)])))
+    assert (first["measured_speed_rounds"], first["measured_speed_steady"]) == ("16", "True")
+    assert [first[f"measured_speed_ratio_{key}"] for key in ("median", "low", "high")] == ["0.98", "0.97", "0.99"]
+    assert (
+        first["measured_speed_floor_optimizer_bytes"] == "4100000000" and first["measured_speed_floor_ratio"] == "1.5"
+    )
+    assert first["measured_speed_refresh_seconds_median"] == "" and second["measured_speed_mfu"] == ""
+    assert {"measured_speed", "measured_speed_floor", "measured_speed_refresh_seconds"}.isdisjoint(first)
+
+
 def test_frame_keeps_bytes_as_integers_beside_missing_ones(record: Make) -> None:
     frame = text.to_frame([record(), record("lora", trace=False)])
     assert list(frame["method"]) == ["adamw", "lora"]
@@ -70,7 +82,7 @@ def test_frame_keeps_bytes_as_integers_beside_missing_ones(record: Make) -> None
 
 def test_columns_do_not_depend_on_what_ran(record: Make) -> None:
     bare = record(formula=False, trace=False, status="crashed")
-    full = record(speed=1.0, refresh=GIB, reserved=GIB)
+    full = record(speed=1.0, refresh=GIB, reserved=GIB, raced={})
     assert list(text.to_frame([bare]).columns) == list(text.to_frame([full]).columns)
 
 

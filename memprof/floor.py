@@ -148,14 +148,20 @@ def model_flops_per_second(scenario: Scenario, examples_per_second: float) -> fl
     return token * T * examples_per_second
 
 
-def mfu(scenario: Scenario, examples_per_second: float, gpu_name: str | None) -> tuple[float | None, str]:
-    """Model FLOPs a second over the GPU's data-sheet peak, and what that counts or why there is none."""
+def mfu(
+    scenario: Scenario, examples_per_second: float, gpu_name: str | None, tf32: bool | None = None
+) -> tuple[float | None, str]:
+    """Model FLOPs a second over the GPU's data-sheet peak, and what that counts or why there is none.
+
+    `tf32`: whether fp32 products were rounded to TF32; None asks this process, which is right where it ran the steps.
+    """
     if gpu_name is None:
         return None, "no MFU: a CPU has no data-sheet peak here"
     sheet = sheet_of(gpu_name)
     if sheet is None:
         return None, f"no MFU: no data sheet of {gpu_name} is known here"
-    kind = "tf32" if scenario.dtype == "fp32" and allows_tf32() else scenario.dtype
+    rounded = scenario.dtype == "fp32" and (allows_tf32() if tf32 is None else tf32)
+    kind = "tf32" if rounded else scenario.dtype
     peak = sheet.flops.get(kind)
     if peak is None:
         return None, f"no MFU: {sheet.source} gives no peak for {kind}"

@@ -266,6 +266,7 @@ def test_products_that_may_round_to_tf32_are_held_against_its_peak(monkeypatch: 
     monkeypatch.setattr("memprof.floor.allows_tf32", lambda: True)
     rounded, why_rounded = mfu(scenario, 1.0, H200)
     assert plain is not None and rounded == pytest.approx(plain * 67 / 494.5)
+    assert mfu(scenario, 1.0, H200, tf32=False) == (plain, why), "as whoever ran the steps says"
     assert "67 TFLOP/s, dense fp32" in why and "494.5 TFLOP/s, dense tf32" in why_rounded
 
 

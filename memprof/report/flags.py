@@ -10,7 +10,7 @@ from memprof.report.rows import Row
 MEANING = {
     "contaminated": "another process used the GPU meanwhile, and its speed and energy are not the method's alone",
     "host-bound": "the GPU waited for the host, so that the speed says more of Python than of the method",
-    "throttled": "heat or a power failure slowed the GPU down; rounds in which it did are left out",
+    "throttled": "heat or a power failure slowed the GPU down; such rounds count only where there are no others",
     "in-process": "measured in the calling process, beside all that this one holds",
 }
 """of every flag that memprof sets"""

@@ -63,13 +63,22 @@ def _nvml() -> list[tuple[str, str]]:
         return [("NVML", "package nvidia-ml-py is there; no GPU to ask about")]
     device = CudaDevice()
     if device.nvml is None:
-        return [("NVML", "no: the driver's library did not answer")]
-    own = device.nvml.own_bytes()
+        return [("NVML", f"no: {device.no_nvml}")]
+    device.free_bytes()  # sets up a context, without which this process is none of the GPU's
+    usage, now = device.usage(), device.conditions()
     return [
         ("NVML", f"driver {device.nvml.driver()}"),
-        ("process memory", "seen" if own is not None else "hidden: another PID namespace, or the driver does not say"),
+        ("process memory", "seen" if usage.nbytes is not None else f"no: {usage.reason}"),
+        ("other processes", _others(now.others)),
+        ("clocks", f"held down now: {', '.join(now.slowdowns)}" if now.slowdowns else "not held down now"),
         ("energy", "counter is there" if device.joules() is not None else "no counter on this GPU"),
     ]
+
+
+def _others(count: int | None) -> str:
+    if count is None:
+        return "not known: the driver lists none, not even this one"
+    return f"{count} on the GPU: what is measured now is flagged contaminated" if count else "none on the GPU"
 
 
 def _can_do() -> list[tuple[str, str]]:

@@ -124,9 +124,12 @@ class Timeline:
             return Peak(0, FORWARD, dict.fromkeys(CATEGORIES, 0), {})
         first = min(max(start - 1, 0), len(alive) - 1)
         end = max(range(first, len(alive)), key=lambda index: (alive[index], -index)) + 1
-        return Peak(
-            alive[end - 1], self.phase_at(max(end - 1, start)), self.totals(end), self._extra_by_maker(end), end
-        )
+        return self.instant(end, start)
+
+    def instant(self, end: int, start: int = 0) -> Peak:
+        """What was alive after the first `end` events, in a window from event `start`."""
+        totals = self.totals(end)
+        return Peak(sum(totals.values()), self.phase_at(max(end - 1, start)), totals, self._extra_by_maker(end), end)
 
     def phase_peaks(self, start: int = 0, stop: int | None = None) -> dict[str, int]:
         """The most bytes alive within each phase of a window, from what was alive when it began.

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import memprof.doctor
+from memprof.device import Conditions, Usage
 from memprof.doctor import findings
 
 
@@ -38,27 +39,53 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "nvidia-ml-py" in dict(findings())["NVML"]
 
 
-def with_gpu(monkeypatch: pytest.MonkeyPatch, nvml: Any, joules: float | None = 1.0) -> dict[str, str]:
+SEEN, CALM = Usage(5), Conditions()
+
+
+def with_gpu(
+    monkeypatch: pytest.MonkeyPatch, nvml: Any, usage: Usage = SEEN, now: Conditions = CALM, joules: Any = 1.0
+) -> dict[str, str]:
+    """A GPU on which this process has a context once its free bytes were asked for."""
     monkeypatch.setattr(memprof.doctor, "has_cuda", lambda: True)
-    describe, total = (lambda: {"gpu": "NVIDIA Fake"}), (lambda: 2**36)
-    device = SimpleNamespace(nvml=nvml, joules=lambda: joules, describe=describe, total_bytes=total)
+    contexts: list[int] = []
+    device = SimpleNamespace(
+        nvml=nvml,
+        no_nvml="the driver is away",
+        joules=lambda: joules,
+        describe=lambda: {"gpu": "NVIDIA Fake"},
+        total_bytes=lambda: 2**36,
+        free_bytes=lambda: contexts.append(1),
+        usage=lambda: usage if contexts else Usage(None, "no context"),
+        conditions=lambda: now if contexts else Conditions(),
+    )
     monkeypatch.setattr(memprof.doctor, "CudaDevice", lambda: device)
     return dict(findings())
 
 
+DRIVER = SimpleNamespace(driver=lambda: "580.65")
+
+
 def test_a_whole_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = with_gpu(monkeypatch, SimpleNamespace(own_bytes=lambda: 5, driver=lambda: "580.65"))
+    found = with_gpu(monkeypatch, DRIVER, now=Conditions(others=0))
     assert found["CUDA"] == "NVIDIA Fake, 64.00 GiB"
     assert (found["NVML"], found["process memory"]) == ("driver 580.65", "seen")
+    assert (found["other processes"], found["clocks"]) == ("none on the GPU", "not held down now")
     assert found["energy"] == "counter is there"
     assert found["measure --device cuda"] == "yes, by default"
 
 
 def test_a_gpu_that_hides_things(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = with_gpu(monkeypatch, SimpleNamespace(own_bytes=lambda: None, driver=lambda: "580.65"), joules=None)
-    assert found["process memory"].startswith("hidden")
+    found = with_gpu(monkeypatch, DRIVER, usage=Usage(None, "it hides"), joules=None)
+    assert found["process memory"] == "no: it hides"
+    assert found["other processes"].startswith("not known")
     assert found["energy"] == "no counter on this GPU"
 
 
+def test_a_gpu_that_others_use_and_heat_holds_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = with_gpu(monkeypatch, DRIVER, now=Conditions(others=2, slowdowns=("hardware slowdown", "power brake")))
+    assert found["other processes"] == "2 on the GPU: what is measured now is flagged contaminated"
+    assert found["clocks"] == "held down now: hardware slowdown, power brake"
+
+
 def test_a_gpu_whose_library_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert with_gpu(monkeypatch, None)["NVML"] == "no: the driver's library did not answer"
+    assert with_gpu(monkeypatch, None)["NVML"] == "no: the driver is away"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import torch
 
-from memprof.device.contract import Allocation, Conditions, Device, Recording, Usage
+from memprof.device.contract import Allocation, Conditions, Device, Recording, Usage, most_others
 from memprof.device.cpu import CpuDevice, resident_bytes
 from memprof.device.cuda import CudaDevice
 from memprof.errors import MemprofError
@@ -22,6 +22,7 @@ __all__ = [
     "Usage",
     "get_device",
     "has_cuda",
+    "most_others",
     "resident_bytes",
 ]
 

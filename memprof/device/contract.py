@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -17,6 +17,9 @@ class Allocation:
     address: int
     nbytes: int
     maker: str = ""
+    """the operation, or the line of code, that asked for it; empty where nothing says so"""
+    stream: int = 0
+    """of a GPU; a block that is given back serves its own stream alone"""
 
 
 @dataclass(slots=True)
@@ -26,6 +29,8 @@ class Recording:
     events: list[Allocation | int] = field(default_factory=list)
     mark: Callable[[], None] = lambda: None
     """say that the caller is here now; marks count from 0"""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """of a GPU's allocator, as it says them itself: what a replay must follow"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +53,11 @@ class Conditions:
     watts: float | None = None
     celsius: int | None = None
     sm_mhz: int | None = None
+
+
+def most_others(seen: Iterable[Conditions]) -> int | None:
+    """Other processes at most, at any of these moments; None where none of them says."""
+    return max((each.others for each in seen if each.others is not None), default=None)
 
 
 class Device(Protocol):

@@ -8,17 +8,15 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 
-from memprof.device.contract import Allocation, Conditions, Recording, Usage
-from memprof.device.nvml import Nvml
+from memprof.device.allocator_history import Counts, history_events
+from memprof.device.contract import Conditions, Recording, Usage
+from memprof.device.nvml import NoNvmlError, Nvml
 from memprof.errors import UnsupportedError
 
 CUDA_HISTORY_ENTRIES = 5_000_000
-UNNAMED = "unnamed"
-"""the maker of every block: CUDA's history names none unless it records stacks"""
 
 
 class CudaDevice:
@@ -30,7 +28,7 @@ class CudaDevice:
         if not torch.cuda.is_available():
             raise UnsupportedError("--device cuda: torch sees no CUDA device here; use --device cpu or --no-measure")
         self.torch_device = torch.device("cuda", torch.cuda.current_device())
-        self.nvml = Nvml.of(str(torch.cuda.get_device_properties(self.torch_device).uuid))
+        self.nvml, self.no_nvml = _nvml(str(torch.cuda.get_device_properties(self.torch_device).uuid))
 
     def describe(self) -> dict[str, str | None]:
         return {
@@ -58,27 +56,36 @@ class CudaDevice:
 
     @contextmanager
     def record(self) -> Iterator[Recording]:
-        """The allocator's own history. A mark is the number of entries so far."""
+        """The allocator's own history, with the line of Python that asked for each block.
+
+        A mark is how many allocations and frees the allocator had counted since the recording began.
+        """
         recording = Recording()
-        marks: list[int] = []
-        recording.mark = lambda: marks.append(len(self._history()))
-        torch.cuda.memory._record_memory_history("all", context=None, max_entries=CUDA_HISTORY_ENTRIES)
+        marks: list[Counts] = []
+        start = Counts()
+        recording.mark = lambda: marks.append(self._counts() - start)
+        torch.cuda.memory._record_memory_history(
+            "all", context="alloc", stacks="python", max_entries=CUDA_HISTORY_ENTRIES, clear_history=True
+        )
         try:
+            start = self._counts()
             yield recording
-            history = self._history()
+            self.synchronize()
+            snapshot = torch.cuda.memory._snapshot()
+            history = snapshot["device_traces"][self.torch_device.index]
             if len(history) >= CUDA_HISTORY_ENTRIES:
                 raise UnsupportedError(
                     f"three steps make more than the {CUDA_HISTORY_ENTRIES} allocator events that are kept; "
                     "measure a smaller model or fewer micro-batches"
                 )
-            recording.events = history_events(history, marks)
+            recording.events = history_events(history, marks, self._counts() - start)
+            recording.settings = dict(snapshot.get("allocator_settings", {}))
         finally:
             torch.cuda.memory._record_memory_history(None)
 
-    def _history(self) -> list[dict[str, Any]]:
-        self.synchronize()
-        traces: list[list[dict[str, Any]]] = torch.cuda.memory._snapshot()["device_traces"]
-        return traces[self.torch_device.index]
+    def _counts(self) -> Counts:
+        stats = torch.cuda.memory_stats(self.torch_device)
+        return Counts(stats["allocation.all.allocated"], stats["allocation.all.freed"])
 
     def reset(self) -> None:
         gc.collect()
@@ -99,7 +106,9 @@ class CudaDevice:
         return int(torch.cuda.memory_reserved(self.torch_device))
 
     def usage(self) -> Usage:
-        return Usage(self.nvml.own_bytes() if self.nvml else None)
+        if self.nvml is None:
+            return Usage(None, self.no_nvml)
+        return self.nvml.usage(held=torch.cuda.memory_reserved(self.torch_device))
 
     def free_bytes(self) -> int | None:
         """What the driver could give beside this process's context, which this question sets up if none is there."""
@@ -109,18 +118,12 @@ class CudaDevice:
         return self.nvml.joules() if self.nvml else None
 
     def conditions(self) -> Conditions:
-        return Conditions(others=self.nvml.others() if self.nvml else None)
+        return self.nvml.conditions() if self.nvml else Conditions()
 
 
-def history_events(history: list[dict[str, Any]], marks: list[int]) -> list[Allocation | int]:
-    """Allocations out of the CUDA allocator's history, with mark k put before its entry number `marks[k]`."""
-    events: list[Allocation | int] = []
-    pending = list(enumerate(marks))
-    for index, entry in enumerate(history):
-        while pending and pending[0][1] <= index:
-            events.append(pending.pop(0)[0])
-        if entry["action"] == "alloc":
-            events.append(Allocation(entry["addr"], entry["size"], UNNAMED))
-        elif entry["action"] == "free_completed":
-            events.append(Allocation(entry["addr"], -entry["size"]))
-    return events + [mark for mark, _ in pending]
+def _nvml(uuid: str) -> tuple[Nvml | None, str | None]:
+    """NVML, or why there is none."""
+    try:
+        return Nvml.of(uuid), None
+    except NoNvmlError as why:
+        return None, str(why)

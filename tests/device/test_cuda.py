@@ -14,81 +14,25 @@ import pytest
 import torch
 
 from memprof.api import plan
-from memprof.device import Allocation, CudaDevice, Recording, get_device
-from memprof.device.cuda import UNNAMED, history_events
+from memprof.device import Allocation, Conditions, CudaDevice, Recording, Usage, get_device
+from memprof.device.allocator_history import Counts, history_events
+from memprof.device.nvml import NoNvmlError
 from memprof.errors import UnsupportedError
 from memprof.timeline import ACTIVATION, BACKWARD, EXTRA, FORWARD, GRAD, OPTIMIZER, OPTIMIZER_STATE, PARAM, Timeline
 from memprof.trace import trace
-from memprof.watch import END, KEPT, Mark, replay, watch_memory
+from memprof.watch import END as STEP_END
+from memprof.watch import KEPT, Mark, replay, watch_memory
+from tests.device.histories import END, HISTORY, MARKS, A, G, S, W, alloc, counts, entry, free
 
 GPU = 1
-W, G, S, A, T, CUBLAS, OLD = 0x1000, 0x2000, 0x3000, 0x4000, 0x5000, 0x6000, 0x7000
-
-
-def entry(action: str, addr: int = 0, size: int = 0) -> dict[str, Any]:
-    """An entry of device_traces; one of out-of-memory has device_free where the others have addr."""
-    place = {"device_free": 7} if action == "oom" else {"addr": addr}
-    return {"action": action, "size": size, "stream": 0, "frames": [], **place}
-
-
-def alloc(addr: int, size: int) -> dict[str, Any]:
-    return entry("alloc", addr, size)
-
-
-def free(addr: int, size: int) -> list[dict[str, Any]]:
-    return [entry("free_requested", addr, size), entry("free_completed", addr, size)]
-
-
-HISTORY = [
-    entry("segment_alloc", 0x1000, 2**21),
-    alloc(W, 1000),
-    alloc(S, 2000),
-    alloc(CUBLAS, 500),
-    *free(OLD, 4096),  # made before anyone recorded
-    entry("snapshot"),
-    alloc(A, 300),  # forward begins at entry 7
-    alloc(T, 40),
-    *free(T, 40),
-    entry("snapshot"),
-    alloc(G, 1000),  # backward begins at entry 12
-    alloc(T, 60),  # the same address, another block
-    *free(A, 300),
-    *free(T, 60),
-    entry("oom", size=10**12),
-    entry("segment_free", 0x900000, 2**21),
-    alloc(A, 700),  # the optimizer begins at entry 20; the address of an old activation
-    *free(A, 700),
-    *free(G, 1000),
-]
-MARKS = [7, 12, 20, len(HISTORY)]
+SETTINGS = {"expandable_segments": False, "max_split_size": -1, "roundup_power2_divisions": {"1": 0}}
 OWNED = {PARAM: {W}, GRAD: set[int](), OPTIMIZER_STATE: {S}}
 
 
 def recorded() -> tuple[Timeline, list[int]]:
     with_grad = OWNED | {GRAD: {G}}
-    marks = [Mark(FORWARD, OWNED), Mark(BACKWARD, OWNED), Mark(OPTIMIZER, with_grad), Mark(END, OWNED)]
-    return replay(Recording(history_events(HISTORY, MARKS)), marks)
-
-
-def test_history_keeps_allocations_and_completed_frees_alone() -> None:
-    events = [event for event in history_events(HISTORY, []) if isinstance(event, Allocation)]
-    actions = [item for item in HISTORY if item["action"] in ("alloc", "free_completed")]
-    assert len(events) == len(actions)
-    assert events[:3] == [Allocation(W, 1000, UNNAMED), Allocation(S, 2000, UNNAMED), Allocation(CUBLAS, 500, UNNAMED)]
-    assert events[3] == Allocation(OLD, -4096)
-
-
-def test_marks_stand_before_their_entries() -> None:
-    events = history_events(HISTORY, MARKS)
-    places = [events.index(mark) for mark in range(4)]
-    after = [events[place + 1] for place in places[:3]]
-    assert after == [Allocation(A, 300, UNNAMED), Allocation(G, 1000, UNNAMED), Allocation(A, 700, UNNAMED)]
-    assert places[-1] == len(events) - 1
-
-
-def test_marks_at_one_place_and_without_any_history() -> None:
-    assert history_events([], [0, 0]) == [0, 1]
-    assert history_events([alloc(W, 8)], [0, 0, 1]) == [0, 1, Allocation(W, 8, UNNAMED), 2]
+    marks = [Mark(FORWARD, OWNED), Mark(BACKWARD, OWNED), Mark(OPTIMIZER, with_grad), Mark(STEP_END, OWNED)]
+    return replay(Recording(history_events(HISTORY, MARKS, END)), marks)
 
 
 def test_peak_and_categories_by_hand() -> None:
@@ -97,9 +41,10 @@ def test_peak_and_categories_by_hand() -> None:
     # weight 1000 + state 2000 + workspace 500 + gradient 1000 + 700 in the optimizer's step
     assert (peak.nbytes, peak.phase) == (5200, OPTIMIZER)
     assert peak.by_category == {PARAM: 1000, GRAD: 1000, OPTIMIZER_STATE: 2000, ACTIVATION: 0, EXTRA: 1200}
-    assert peak.extra_by_maker == {UNNAMED: 700, KEPT: 500}
+    assert peak.extra_by_maker == {"methods/galore.py:120": 700, KEPT: 500}
     # backward: 1000 + 2000 + 500 + 1000 + activation 300 + 60
-    assert timeline.peak(positions[0], positions[2]).nbytes == 4860
+    backward = timeline.peak(positions[0], positions[2])
+    assert (backward.nbytes, backward.extra_by_maker) == (4860, {KEPT: 500, "backward kernels": 60})
 
 
 def test_a_workspace_that_outlives_steps_is_no_activation() -> None:
@@ -116,10 +61,11 @@ def test_a_free_of_a_block_from_before_counts_nothing() -> None:
 
 
 def test_torch_takes_the_call_that_records() -> None:
-    """The signature of torch 2.11 to 2.13: a string for `enabled`, and no tracebacks."""
+    """The signature of torch 2.11 to 2.13: a string for `enabled`, Python's tracebacks of allocations."""
     signature = inspect.signature(torch.cuda.memory._record_memory_history)
-    signature.bind("all", context=None, max_entries=5)
+    signature.bind("all", context="alloc", stacks="python", max_entries=5, clear_history=True)
     signature.bind(None)
+    inspect.signature(torch.cuda.memory._snapshot).bind()
 
 
 class Event:
@@ -143,16 +89,27 @@ class Cuda:
 
     def __init__(self) -> None:
         self.history: list[dict[str, Any]] = []
+        self.before = Counts(1_000, 900)
+        """counted before anyone recorded"""
         self.calls: list[Any] = []
+        self.snapshots = 0
 
     def call(self, name: str) -> Any:
         return lambda *args, **kwargs: self.calls.append((name, args, kwargs))
 
     def snapshot(self) -> dict[str, Any]:
         """Taking a snapshot enters the history itself, after what it returns."""
+        self.snapshots += 1
         seen = list(self.history)
         self.history.append(entry("snapshot"))
-        return {"segments": [], "device_traces": [[entry("alloc", 1, 1)], seen]}
+        return {"segments": [], "device_traces": [[entry("alloc", 1, 1)], seen], "allocator_settings": SETTINGS}
+
+    def stats(self, device: torch.device) -> dict[str, int]:
+        now = counts(self.history)
+        return {
+            "allocation.all.allocated": self.before.allocations + now.allocations,
+            "allocation.all.freed": self.before.frees + now.frees,
+        }
 
 
 @pytest.fixture
@@ -171,6 +128,8 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cuda]:
         "reset_peak_memory_stats": fake.call("reset_peak"),
         "max_memory_allocated": lambda device: 1024,
         "max_memory_reserved": lambda device: 2**21,
+        "memory_reserved": lambda device: 2**20,
+        "memory_stats": fake.stats,
     }
     for name, value in replaced.items():
         monkeypatch.setattr(torch.cuda, name, value)
@@ -187,19 +146,28 @@ def test_without_cuda_it_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_it_describes_the_gpu_and_is_content_without_nvml(cuda: Cuda, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("memprof.device.cuda.Nvml.of", lambda uuid: None)
+    def absent(uuid: str) -> None:
+        raise NoNvmlError("no driver here")
+
+    monkeypatch.setattr("memprof.device.cuda.Nvml.of", absent)
     device = CudaDevice()
     facts = device.describe()
     assert (facts["gpu"], facts["driver"], facts["allocator"]) == ("NVIDIA Fake", None, "native")
     assert device.torch_device == torch.device("cuda", GPU)
     assert device.total_bytes() == 2**37
-    assert (device.usage().nbytes, device.joules(), device.conditions().others) == (None, None, None)
+    assert device.usage() == Usage(None, "no driver here")
+    assert (device.joules(), device.conditions()) == (None, Conditions())
 
 
 def test_nvml_is_asked_about_the_gpu_that_torch_uses(cuda: Cuda, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
-    monkeypatch.setattr("memprof.device.cuda.Nvml.of", asked.append)
-    CudaDevice()
+
+    def found(uuid: str) -> Any:
+        asked.append(uuid)
+        return SimpleNamespace(usage=lambda held: Usage(held + 1))
+
+    monkeypatch.setattr("memprof.device.cuda.Nvml.of", found)
+    assert CudaDevice().usage() == Usage(2**20 + 1), "told what the allocator holds at that moment"
     assert asked == ["12ab"]
 
 
@@ -210,16 +178,28 @@ def test_the_recording_is_of_its_own_gpu_and_stops(cuda: Cuda) -> None:
         recording.mark()
         cuda.history += [alloc(G, 16), *free(W, 8)]
         recording.mark()
+        cuda.history.append(alloc(A, 4))
+        assert cuda.snapshots == 0, "a mark copies nothing"
     assert recording.events == [
-        Allocation(W, 8, UNNAMED),
+        Allocation(W, 8),
         0,
-        Allocation(G, 16, UNNAMED),
+        Allocation(G, 16),
         Allocation(W, -8),
         1,
+        Allocation(A, 4),
     ]
+    assert (recording.settings, cuda.snapshots) == (SETTINGS, 1)
     started, stopped = (call for call in cuda.calls if call[0] == "record")
-    assert started[1] == ("all",) and started[2]["context"] is None, "no tracebacks: they would cost time and memory"
+    assert started[1] == ("all",)
+    assert (started[2]["context"], started[2]["stacks"], started[2]["clear_history"]) == ("alloc", "python", True)
     assert stopped[1] == (None,)
+
+
+def test_counters_that_were_set_back_are_told(cuda: Cuda) -> None:
+    with pytest.raises(UnsupportedError, match="history has 2 allocations"), CudaDevice().record():
+        cuda.history += [alloc(W, 8), alloc(G, 8)]
+        cuda.before = Counts()
+    assert cuda.calls[-1][:2] == ("record", (None,))
 
 
 def test_recording_stops_when_a_step_fails(cuda: Cuda) -> None:
@@ -261,7 +241,8 @@ def test_trace_and_a_real_gpu_agree(model: str, method: str, dtype: str) -> None
     expected = trace(scenario)
     device = get_device("cuda")
     device.reset()
-    seen, refresh = watch_memory(scenario, device)
+    watched = watch_memory(scenario, device)
+    seen, refresh = watched.ordinary, watched.refresh
     states = {PARAM: expected.param, OPTIMIZER_STATE: expected.optimizer_state}
     assert {key: seen.after[key] for key in states} == states
     assert (seen.grad, seen.activation) == (expected.grad, expected.activation)
@@ -279,3 +260,33 @@ def test_a_real_gpu_is_described_and_clears_its_workspaces() -> None:
     facts = device.describe()
     assert facts["gpu"] and facts["cuda"]
     assert torch.cuda.memory_allocated() == 0
+
+
+@pytest.mark.gpu
+def test_marks_fall_between_the_entries_of_a_real_history() -> None:
+    device = get_device("cuda")
+    device.reset()
+    with device.record() as recording:
+        recording.mark()
+        one = torch.empty(1000, dtype=torch.uint8, device=device.torch_device)
+        recording.mark()
+        two = torch.empty(70_000, dtype=torch.uint8, device=device.torch_device)
+        address = one.data_ptr()
+        del one
+        recording.mark()
+        del two
+    sizes = [
+        event if isinstance(event, int) else (event.address == address, event.nbytes) for event in recording.events
+    ]
+    assert sizes == [0, (True, 1000), 1, (False, 70_000), (True, -1000), 2, (False, -70_000)]
+    assert "expandable_segments" in recording.settings
+
+
+@pytest.mark.gpu
+def test_a_real_driver_says_what_this_process_uses_or_why_not() -> None:
+    device = get_device("cuda")
+    held = torch.empty(2**20, device=device.torch_device)
+    usage = device.usage()
+    assert (usage.nbytes is None) != (usage.reason is None)
+    assert usage.nbytes is None or usage.nbytes >= held.nbytes
+    assert isinstance(device, CudaDevice) and device.nvml is not None and device.conditions().celsius is not None

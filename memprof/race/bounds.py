@@ -53,7 +53,7 @@ def bounds(
     scenario: Scenario, known: Abilities, speed: float, step_seconds: float, optimizer_seconds: float
 ) -> dict[str, Any]:
     """The fields of a `Speed` that set it beside the device: MFU, model FLOPs and floor. `speed`: examples a second."""
-    share, why = mfu(scenario, speed, known.gpu)
+    share, why = mfu(scenario, speed, known.gpu, known.rates.tf32 if known.rates else None)
     fields: dict[str, Any] = {
         "mfu": share,
         "mfu_reason": why,

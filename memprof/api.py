@@ -29,6 +29,7 @@ from memprof.runner import DEFAULT_TIMEOUT, describe_device, run_cell, unfinishe
 from memprof.scenario import DEVICE_CHOICES, ITEMSIZE, KERNEL_CHOICES, Scenario
 from memprof.shapes import LlamaShape, get_shape, override
 from memprof.step import TORCH_DTYPE
+from memprof.text import Text, read_text
 
 DEFAULT_BATCH, DEFAULT_SEQ_LEN = 8, 256
 
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-PLAN_FIELDS = ("rank", "dtype", "kernels", "device", "vocab_size", "num_layers", "batch_size", "seq_len")
+PLAN_FIELDS = ("rank", "dtype", "kernels", "device", "vocab_size", "num_layers", "batch_size", "seq_len", "text")
 SCENARIO_FIELDS = ("accumulation", "checkpointing", "loss_chunks", "clip_grad_norm", "counting", "seed")
 
 
@@ -79,12 +80,14 @@ def plan(
     num_layers: int | None = None,
     batch_size: int | Sequence[int] = DEFAULT_BATCH,
     seq_len: int | Sequence[int] = DEFAULT_SEQ_LEN,
+    text: str | Path | None = None,
     **fields: Any,
 ) -> list[Scenario]:
     """Every model with every method, rank, batch and sequence length, once, checked before anything runs.
 
     `device` None: not measured. A method without a rank, or with one of its own, is one cell whatever `rank` sweeps.
-    A paper's counting brings its vocabulary unless `vocab_size` is given.
+    A paper's counting brings its vocabulary unless `vocab_size` is given. `text`: a file on whose bytes measured steps
+    train.
     """
     if dtype not in ITEMSIZE:
         raise MemprofError(f"unknown dtype {dtype!r}; choose from {', '.join(ITEMSIZE)}")
@@ -95,6 +98,7 @@ def plan(
             )
     chosen = choose_kernels(kernels, device, dtype)
     counting = get_counting(fields.get("counting", "memprof"))
+    real = _text(text, device)
     tokens = list(itertools.product(_several(batch_size), _several(seq_len)))
     scenarios: list[Scenario] = []
     for model in models:
@@ -102,10 +106,21 @@ def plan(
         shape = counting.applied_to(shape) if vocab_size is None else shape
         for spec, each in itertools.product(methods, _several(rank)):
             method = resolve_method(spec, shape, ITEMSIZE[dtype], each)
-            given = {"dtype": dtype, "kernels": chosen, "device": device, **fields}
+            given = {"dtype": dtype, "kernels": chosen, "device": device, "text": real, **fields}
             cells = (given | {"batch_size": batch, "seq_len": length} for batch, length in tokens)
             scenarios += [Scenario(model=name, shape=shape, method=method, **cell) for cell in cells]
     return list({scenario.id: scenario for scenario in scenarios}.values())
+
+
+def _text(path: str | Path | None, device: str | None) -> Text | None:
+    if path is None:
+        return None
+    if device is None:
+        raise MemprofError(
+            "--text has no effect without a measurement: a formula and a trace read no tokens; add --measure, and "
+            "--device cpu where there is no GPU, or leave it out"
+        )
+    return read_text(path)
 
 
 def _several(value: Any) -> Sequence[Any]:

@@ -20,7 +20,7 @@ _SWEPT = {"batch_size": 8, "seq_len": 256}
 def commands(records: Sequence[Record], steps: int | None) -> list[str]:
     """A `memprof compare` for each group of records that differ in method, batch and length alone; often just one.
 
-    A model that was a config.json is named by its file: a record does not keep where that lay.
+    A model that was a config.json is named by its file, and so is a text: a record does not keep where they lay.
     """
     groups: dict[str, list[Record]] = {}
     for record in records:
@@ -57,7 +57,12 @@ def _shared(scenario: Mapping[str, Any], steps: int | None) -> list[str]:
             words += [_flag(key), str(value)]
     if scenario.get("checkpointing"):
         words.append("--checkpointing")
-    return [*words, *_overrides(scenario), *_place(scenario, steps)]
+    return [*words, *_text(scenario), *_overrides(scenario), *_place(scenario, steps)]
+
+
+def _text(scenario: Mapping[str, Any]) -> list[str]:
+    text = scenario.get("text")
+    return ["--text", str(text["name"])] if isinstance(text, Mapping) and text.get("name") else []
 
 
 def _overrides(scenario: Mapping[str, Any]) -> list[str]:

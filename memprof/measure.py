@@ -40,7 +40,7 @@ def warm_up(scenario: Scenario, device: Device) -> None:
     """One step of a one-layer twin, so that what torch loads on first use is not taken for the model's."""
     shape = override(scenario.shape, num_layers=1, vocab_size=TINY)
     chunks = min(scenario.loss_chunks, TINY)
-    twin = replace(scenario, shape=shape, batch_size=1, seq_len=TINY, accumulation=1, loss_chunks=chunks)
+    twin = replace(scenario, shape=shape, batch_size=1, seq_len=TINY, accumulation=1, loss_chunks=chunks, text=None)
     train_step(*prepare(twin, device.torch_device), twin)
     device.reset()
 

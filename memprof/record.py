@@ -149,7 +149,9 @@ class Measured(Memory):
     speed: Speed | None = None
     """how the speed was come by"""
     loss_first: float | None = None
+    """of the first measured step; None where it is not finite"""
     loss_last: float | None = None
+    """of the last one, on the same tokens"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,6 +11,7 @@ from memprof.counting import get_counting
 from memprof.errors import MemprofError, UnsupportedError
 from memprof.method import Method, Weight
 from memprof.shapes import LlamaShape
+from memprof.text import VOCABULARY, Text
 
 ITEMSIZE = {"bf16": 2, "fp16": 2, "fp32": 4, "amp": 4}
 KERNEL_CHOICES = ("cuda", "cpu")
@@ -40,10 +41,14 @@ class Scenario:
     device: str | None = None
     """where it is measured; None where it is not"""
     seed: int = 0
+    text: Text | None = None
+    """what measured steps train on; None: synthetic tokens"""
 
     def __post_init__(self) -> None:
         self._check_numbers()
         self._refuse_what_the_step_cannot_do()
+        if self.text is not None:
+            self._check_text(self.text)
 
     def _check_numbers(self) -> None:
         for name in ("batch_size", "accumulation", "seq_len", "loss_chunks"):
@@ -89,6 +94,18 @@ class Scenario:
                     f"{name} updates inside backward and leaves no gradient to clip; set no clip_grad_norm"
                 )
 
+    def _check_text(self, text: Text) -> None:
+        if self.shape.vocab_size < VOCABULARY:
+            raise MemprofError(
+                f"the tokens of a text are its bytes, 0 to {VOCABULARY - 1}, and the vocabulary has "
+                f"{self.shape.vocab_size}; it must have at least {VOCABULARY}"
+            )
+        if text.nbytes < self.seq_len + 1:
+            raise MemprofError(
+                f"text {text.name} has {text.nbytes} bytes, and seq_len {self.seq_len} takes at least "
+                f"{self.seq_len + 1}: a token more than a sequence; take a longer text or a smaller seq_len"
+            )
+
     @property
     def itemsize(self) -> int:
         """Bytes of one parameter element."""
@@ -108,7 +125,8 @@ class Scenario:
         return self.shape.weights(self.itemsize)
 
     def to_dict(self) -> dict[str, object]:
-        return {
+        """As JSON has it; `text` is there only where there is one, so that without it ids stay what they were."""
+        said: dict[str, object] = {
             "model": self.model,
             "vocab_size": self.shape.vocab_size,
             "num_layers": self.shape.num_hidden_layers,
@@ -128,6 +146,7 @@ class Scenario:
             "device": self.device,
             "seed": self.seed,
         }
+        return said if self.text is None else said | {"text": self.text.to_dict()}
 
     @property
     def id(self) -> str:

@@ -18,9 +18,9 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
     for layer in (
         "errors spelling",
         "units text lock interrupt durable setting schema evidence reading record difference explanation prediction "
-        "method timeline history walk learning",
+        "method timeline history walk",
         "shapes",
-        "counting command scenario model_config",
+        "counting command scenario model_config learning",
         "optimizer",
         "methods",
         "catalogue",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,11 +12,15 @@ from memprof.catalogue import get_method
 from memprof.errors import MemprofError, UnsupportedError
 from memprof.scenario import MAX_TOKENS, Scenario
 from memprof.shapes import get_shape
+from memprof.text import Text
 
 
 def scenario(**fields: Any) -> Scenario:
     defaults: dict[str, Any] = {"model": "9m", "shape": get_shape("9m"), "method": get_method("galore:rank=8")}
     return Scenario(**{**defaults, **fields})
+
+
+TEXT = Text(sha256="ba7816bf8f01", nbytes=1000, name="a.txt", path=Path("/home/alice/a.txt"))
 
 
 def test_id_is_pinned() -> None:
@@ -45,6 +50,9 @@ CHANGES: dict[str, dict[str, Any]] = {
     "clip_grad_norm": {"clip_grad_norm": 1.0},
     "device": {"device": "cpu"},
     "seed": {"seed": 1},
+    "text": {"text": TEXT},
+    "another text": {"text": dataclasses.replace(TEXT, sha256="0" * 12)},
+    "a longer text": {"text": dataclasses.replace(TEXT, nbytes=1001)},
 }
 
 
@@ -54,8 +62,34 @@ def test_id_changes_with_every_field() -> None:
 
 
 def test_what_identifies_a_scenario_is_all_of_it() -> None:
-    said = set(scenario().to_dict())
+    said = set(scenario(text=TEXT).to_dict())
     assert {field.name for field in dataclasses.fields(Scenario)} <= said
+
+
+def test_without_a_text_nothing_is_said_of_one() -> None:
+    """Ids and documents of runs on synthetic tokens are what they were before there were texts."""
+    assert "text" not in scenario().to_dict()
+
+
+def test_a_text_is_named_and_not_placed() -> None:
+    case = scenario(text=TEXT)
+    assert case.to_dict()["text"] == {"sha256": "ba7816bf8f01", "nbytes": 1000, "name": "a.txt"}
+    assert "alice" not in repr(case)
+    assert scenario(text=dataclasses.replace(TEXT, path=Path("/elsewhere/a.txt"))).id == case.id
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"shape": get_shape("9m", vocab_size=255)}, "bytes, 0 to 255, and the vocabulary has 255; .* at least 256"),
+        ({"seq_len": 1000}, "text a.txt has 1000 bytes, and seq_len 1000 takes at least 1001"),
+    ],
+)
+def test_what_a_text_cannot_train_is_refused(fields: dict[str, Any], words: str) -> None:
+    assert scenario(text=TEXT, shape=get_shape("9m", vocab_size=256), seq_len=999).text == TEXT
+    with pytest.raises(MemprofError, match=words) as error:
+        scenario(text=TEXT, **fields)
+    assert error.value.exit_code == 2 and "\n" not in str(error.value)
 
 
 def test_what_the_step_does_not_do_is_refused() -> None:

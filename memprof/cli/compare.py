@@ -38,6 +38,7 @@ def compare(
     clip_grad_norm: Annotated[float | None, typer.Option(help="Clip gradients to this norm before the optimizer's step.", rich_help_panel=SCENARIO)] = None,  # noqa: E501
     counting: Annotated[str, typer.Option(help=f"How the formula counts, and then speaks: {', '.join(COUNTINGS)}.", rich_help_panel=SCENARIO)] = "memprof",  # noqa: E501
     seed: Annotated[int, typer.Option(min=0, help="Seed of weights and data.", rich_help_panel=SCENARIO)] = 0,
+    text: Annotated[str | None, typer.Option(metavar="FILE", help="Measured steps train on the bytes of this file, its first GiB at most, instead of synthetic tokens.", rich_help_panel=MEASURING)] = None,  # noqa: E501
     measure: Annotated[bool | None, typer.Option("--measure/--no-measure", help="Take real steps too. [default: when CUDA is there]", rich_help_panel=MEASURING)] = None,  # noqa: E501
     device: Annotated[str | None, typer.Option(help="Where to measure: cuda or cpu.", rich_help_panel=MEASURING)] = None,  # noqa: E501
     steps: Annotated[int, typer.Option(min=2, max=100_000, help="Timed optimizer steps.", rich_help_panel=MEASURING)] = 10,  # noqa: E501
@@ -73,6 +74,7 @@ def compare(
         clip_grad_norm=clip_grad_norm,
         counting=counting,
         seed=seed,
+        text=text,
     )
     view = View.of(by=by, unit=unit, fits=fits, json=json, output=output, force=force, resume=resume,
                    retry_oom=retry_oom)  # fmt: skip

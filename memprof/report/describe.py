@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from memprof.record import Record
@@ -27,6 +27,7 @@ _FACTS: tuple[tuple[str, str, Any], ...] = (
     ("loss_chunks", "{} loss chunks", 1),
     ("clip_grad_norm", "gradient norm clipped to {}", None),
     ("counting", "formula counted as {}", OWN_COUNTING),
+    ("text", "trained on {}", None),
 )
 _COUNTED = ("{} layers", "{} loss chunks")
 
@@ -38,7 +39,9 @@ def plain(text: object) -> str:
 
 
 def spell(value: object) -> str:
-    """A hyperparameter's value as the command line writes it."""
+    """A hyperparameter's value as the command line writes it; of a text, its name and its hash."""
+    if isinstance(value, Mapping):
+        return "@".join(plain(value[key]) for key in ("name", "sha256") if key in value)
     return plain(spell_value(value))
 
 

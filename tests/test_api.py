@@ -57,6 +57,24 @@ def test_rank_goes_to_methods_that_have_one_and_were_given_none() -> None:
     assert "rank" not in resolve_method("adamw", shape, 2, 16).hyperparameters()
 
 
+def test_a_text_is_part_of_what_is_planned(tmp_path: Path) -> None:
+    file = tmp_path / "a.txt"
+    file.write_bytes(b"0123456789")
+    chosen = {**TINY, "vocab_size": 256, "device": "cpu"}
+    ((plain,), (real,), (same,)) = (plan(["9m"], ["adamw"], text=text, **chosen) for text in (None, file, str(file)))
+    assert plain.text is None and real.text is not None and real.text.name == "a.txt"
+    assert real.id == same.id != plain.id
+    file.write_bytes(b"012345678X")
+    (other,) = plan(["9m"], ["adamw"], text=file, **chosen)
+    assert other.id not in (real.id, plain.id), "another content is another scenario, under whatever name"
+
+
+def test_a_text_without_a_measurement_has_no_effect_and_is_refused(tmp_path: Path) -> None:
+    for verb in (memprof.compare, memprof.profile, memprof.api.explain):
+        with pytest.raises(MemprofError, match="^--text has no effect without a measurement.* or leave it out$"):
+            verb("9m", text=tmp_path / "not even looked for", **TINY)
+
+
 def test_a_plan_sweeps_ranks_batches_and_lengths_and_has_each_cell_once() -> None:
     """2 ranks x 2 batches x 3 lengths for GaLore; a rank of its own, and no rank, leave 2 x 3."""
     cells = plan(["9m"], ["galore", "lora:rank=4", "adamw"], rank=[8, 16], batch_size=(1, 2), seq_len=[8, 16, 32])

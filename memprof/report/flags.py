@@ -12,6 +12,9 @@ MEANING = {
     "host-bound": "the GPU waited for the host, so that the speed says more of Python than of the method",
     "throttled": "heat or a power failure slowed the GPU down; such rounds count only where there are no others",
     "in-process": "measured in the calling process, beside all that this one holds",
+    "diverged": "the loss became infinite or no number: such a training is of no use, however fast and small",
+    "flat": "the loss of the same tokens did not move by more than rounding may: nothing was learned in these steps",
+    "rose": "the loss of the same tokens went up: in these steps, at this learning rate, nothing was learned",
 }
 """of every flag that memprof sets"""
 

@@ -100,7 +100,8 @@ class Row:
     def losses(self) -> tuple[float | None, float | None] | None:
         """Of the first and of the last measured step, on the same tokens; None within where one is not finite."""
         measured = self.record.measured
-        return (measured.loss_first, measured.loss_last) if measured else None
+        both = (measured.loss_first, measured.loss_last) if measured else (None, None)
+        return None if both == (None, None) else both
 
     @property
     def status(self) -> str:

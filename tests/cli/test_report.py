@@ -198,6 +198,7 @@ SCENARIOS: dict[str, list[Record]] = {
     "scenario": planned(["60m"], ["adamw"], dtype="fp32", accumulation=4, seed=3, num_layers=2, vocab_size=100),
     "cpu": planned(["9m"], ["sgd"], kernels="cpu"),
     "measured": planned(["9m"], ["sgd"], device="cpu"),
+    "on a text": planned(["9m"], ["sgd"], device="cpu", text=Path(__file__)),
     "no product": planned(["60m"], ["adamw", "lora"]) + planned(["60m"], ["adamw"], batch_size=3),
     "counted": planned(["60m", "llama3.2-1b"], ["adamw"], counting="paper:approximations"),
     "counted, our vocabulary": planned(["60m"], ["adamw"], counting="paper:approximations", vocab_size=32_000),
@@ -215,6 +216,7 @@ def test_the_commands_make_the_same_cells(memprof_main: Main, monkeypatch: pytes
         return []
 
     monkeypatch.setattr(Session, "run", planned_only)
+    monkeypatch.chdir(Path(__file__).parent)  # a text is named and not placed
     records = SCENARIOS[name]
     for command in commands(records, 7):
         words = shlex.split(command)

@@ -6,6 +6,7 @@ import io
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -168,6 +169,26 @@ def test_a_speed_stands_against_adamw_s_where_they_raced(record: Make) -> None:
     assert "Speed" not in show(render([record(speed=3.0)]), 160)
 
 
+def with_losses(made: Record, first: float | None, last: float | None) -> Record:
+    assert made.measured is not None
+    return replace(made, measured=replace(made.measured, loss_first=first, loss_last=last))
+
+
+def test_two_losses_stand_side_by_side_where_there_is_room(record: Make) -> None:
+    records = [
+        with_losses(record(speed=3.0), 10.39524, 10.29781),
+        with_losses(record("sgd", speed=3.0), 10.4, None),
+        with_losses(record("lion", speed=3.0), None, None),
+        record("lora"),
+    ]
+    text = show(render(records), 160)
+    assert [row[-1].strip() for row in rows_of(text)] == ["10.395 -> 10.298", "10.400 -> not finite", "-", "-"]
+    assert "Loss: of the first and of the last measured step, on the same tokens." in " ".join(text.split())
+    shown, dropped = render(records).fit(render(records).natural_width - 1)
+    assert [column.header for column in dropped] == ["Loss"], "the first to go"
+    assert "Loss" not in show(render([record(speed=3.0)]), 160)
+
+
 def test_a_flag_is_shown_once_with_its_meaning_and_who_carries_it(record: Make) -> None:
     flagged = [record(speed=3.0, flags=("contaminated",)), record("lora", speed=3.0, flags=("contaminated", "odd"))]
     text = show(render(flagged), 160)
@@ -180,9 +201,10 @@ def test_a_flag_is_shown_once_with_its_meaning_and_who_carries_it(record: Make) 
 def test_every_flag_that_is_set_has_a_meaning() -> None:
     """In its own words: as the race, the runner and a diff name them."""
     from memprof.diff.speed import DISTURBED
+    from memprof.learning import DIVERGED, FLAT, ROSE
     from memprof.runner import IN_PROCESS
 
-    assert {*DISTURBED, IN_PROCESS, "host-bound"} <= MEANING.keys()
+    assert {*DISTURBED, IN_PROCESS, "host-bound", DIVERGED, FLAT, ROSE} <= MEANING.keys()
 
 
 def test_a_failure_keeps_its_reason_beside_its_flags(record: Make) -> None:

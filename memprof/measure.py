@@ -1,39 +1,75 @@
-"""The measured witness: real training steps on a device, a timing pass and a memory pass apart."""
+"""The measured witness: real training steps on a device, a memory pass and a timing pass apart."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
-from memprof.device import Device, resident_bytes
+from memprof.attention import attention_node
+from memprof.closure import WorstInstant, close
+from memprof.device import Device, Usage, most_others, resident_bytes
+from memprof.history_file import write_history
 from memprof.record import Measured
 from memprof.scenario import Scenario
 from memprof.shapes import override
-from memprof.step import prepare, train_step
-from memprof.timeline import EXTRA, OPTIMIZER_STATE, PARAM
-from memprof.timing import Timing, time_steps
-from memprof.watch import StepSeen, watch_memory
+from memprof.step import prepare, request_refresh, train_step
+from memprof.timeline import EXTRA, OPTIMIZER_STATE, PARAM, REFRESH
+from memprof.timing import time_steps
+from memprof.watch import Watched, watch_memory
 
 DEFAULT_STEPS = 10
-ROUNDING = "block rounding"
-"""a GPU's allocator hands out whole blocks; tensors ask for less"""
 TINY = 8
 
 
-def measure(scenario: Scenario, device: Device, steps: int = DEFAULT_STEPS) -> Measured:
+def measure(scenario: Scenario, device: Device, steps: int = DEFAULT_STEPS, history: Path | None = None) -> Measured:
     """Train the scenario for some steps on `device` and say what it cost.
 
-    `device` and `reserved` are read after the timing pass, so that they hold no instrumentation. On a CPU the
-    resident set is a high-water mark of the whole process: measure in a process of its own (the runner does).
+    On a CPU the resident set is a high-water mark of the whole process: measure in a process of its own (the runner
+    does).
+    """
+    memory = measure_memory(scenario, device, history)
+    device.reset()
+    timing = time_steps(scenario, device, steps)
+    speed = timing.examples_per_second(scenario)
+    return replace(
+        memory,
+        examples_per_second=speed,
+        tokens_per_second=speed.median * scenario.seq_len,
+        step_seconds=timing.step_seconds(),
+        joules_per_example=timing.joules_per_example,
+        loss_first=_finite(timing.losses[0]),
+        loss_last=_finite(timing.losses[-1]),
+    )
+
+
+def measure_memory(scenario: Scenario, device: Device, history: Path | None = None) -> Measured:
+    """What the scenario's steps take of `device`'s memory, as its allocator and the driver or operating system say.
+
+    Plain steps go before the recorded ones: they say how long a step takes unrecorded, and what the resident set is
+    without a profiler in it. With `history` the recording is kept in that file.
     """
     warm_up(scenario, device)
     resident = resident_bytes()
-    timing = time_steps(scenario, device, steps)
-    process, reserved = device.usage().nbytes, device.reserved_peak()
+    conditions = [device.conditions()]
+    seconds = time_plain_step(scenario, device)
+    unrecorded = device.usage()
     device.reset()
-    ordinary, refresh = watch_memory(scenario, device)
-    context = resident if reserved is None else _minus(process, reserved)
-    return _measured(scenario, timing, ordinary, refresh, process, reserved, context)
+    watched = watch_memory(scenario, device)
+    reserved, usage = device.reserved(), device.usage()
+    conditions.append(device.conditions())
+    if history is not None:
+        write_history(history, scenario.id, device.kind, watched.recording, watched.phases)
+    if reserved is None or watched.ordinary.counted is None:
+        found = _on_a_host(watched, resident, unrecorded)
+    else:
+        found = _on_a_gpu(watched, watched.ordinary.counted, usage, reserved)
+    return replace(
+        found,
+        others=most_others(conditions),
+        recording_overhead=watched.ordinary.seconds / seconds - 1 if seconds else None,
+        attention=attention_node(scenario, device.torch_device),
+    )
 
 
 def warm_up(scenario: Scenario, device: Device) -> None:
@@ -45,64 +81,70 @@ def warm_up(scenario: Scenario, device: Device) -> None:
     device.reset()
 
 
-def _finite(value: float) -> float | None:
-    """A diverged loss is not a number, and JSON has none for it."""
-    return value if math.isfinite(value) else None
+def time_plain_step(scenario: Scenario, device: Device) -> float:
+    """Seconds of an ordinary step between one that creates the state and one with periodic work, unrecorded."""
+    model, optimizer = prepare(scenario, device.torch_device)
+    train_step(model, optimizer, scenario)
+    device.synchronize()
+    begin = device.now()
+    train_step(model, optimizer, scenario)
+    end = device.now()
+    device.synchronize()
+    seconds = device.seconds(begin, end)
+    if scenario.method.is_periodic:
+        request_refresh(optimizer)
+        train_step(model, optimizer, scenario)
+    return seconds
 
 
-def _minus(whole: int | None, part: int) -> int | None:
-    return None if whole is None else whole - part
+def _on_a_gpu(watched: Watched, counted: int, usage: Usage, reserved: int) -> Measured:
+    """The worst instant by whole blocks, and the sum of the process's memory down from what the driver says."""
+    worst = WorstInstant.of(watched, counted)
+    closure = close(worst, usage, reserved)
+    makers = worst.extra_by_maker
+    return replace(
+        _seen(watched),
+        extra=worst.by_category[EXTRA],
+        extra_largest=next((f"{maker} ({nbytes} B)" for maker, nbytes in makers.items()), ""),
+        extra_by_maker=makers,
+        peak=counted,
+        peak_phase=worst.alive.phase,
+        peak_by_category=worst.by_category,
+        reserved=reserved,
+        device=usage.nbytes,
+        context=closure.context,
+        residual=closure.unattributed,
+        closure=closure,
+    )
 
 
-def _measured(
-    scenario: Scenario,
-    timing: Timing,
-    ordinary: StepSeen,
-    refresh: StepSeen | None,
-    process: int | None,
-    reserved: int | None,
-    context: int | None,
-) -> Measured:
-    rounding = ordinary.peak - ordinary.replayed.nbytes
-    by_category = ordinary.replayed.by_category | {EXTRA: ordinary.replayed.by_category[EXTRA] + rounding}
-    makers = ordinary.replayed.extra_by_maker | ({ROUNDING: rounding} if rounding else {})
-    speed = timing.examples_per_second(scenario)
+def _on_a_host(watched: Watched, resident: int, usage: Usage) -> Measured:
+    """The resident set never falls, so the worst of all steps is in it; `resident` was there before the model."""
+    worst = max(watched.ordinary.peak, watched.refresh.peak if watched.refresh else 0)
+    residual = None if usage.nbytes is None else usage.nbytes - resident - worst
+    return replace(_seen(watched), device=usage.nbytes, context=resident, residual=residual)
+
+
+def _seen(watched: Watched) -> Measured:
+    """What the events say of the steps."""
+    ordinary, refresh, alive = watched.ordinary, watched.refresh, watched.ordinary.replayed
     return Measured(
         param=ordinary.after[PARAM],
         grad=ordinary.grad,
         optimizer_state=ordinary.after[OPTIMIZER_STATE],
         activation=ordinary.activation,
-        extra=by_category[EXTRA],
-        extra_largest=ordinary.replayed.extra_largest,
-        extra_by_maker=makers,
+        extra=alive.by_category[EXTRA],
+        extra_largest=alive.extra_largest,
+        extra_by_maker=alive.extra_by_maker,
         peak=ordinary.peak,
-        peak_phase=ordinary.replayed.phase,
-        peak_by_category=by_category,
+        peak_phase=alive.phase,
+        peak_by_category=alive.by_category,
         steady=sum(ordinary.after.values()),
         refresh_peak=None if refresh is None else refresh.peak,
-        reserved=reserved,
-        device=process,
-        context=context,
-        residual=_residual(ordinary, refresh, process, reserved, context),
-        examples_per_second=speed,
-        tokens_per_second=speed.median * scenario.seq_len,
-        step_seconds=timing.step_seconds(),
-        joules_per_example=timing.joules_per_example,
-        loss_first=_finite(timing.losses[0]),
-        loss_last=_finite(timing.losses[-1]),
+        phase_peaks=ordinary.phase_peaks | {REFRESH: None if refresh is None else refresh.phase_peaks.get(REFRESH)},
     )
 
 
-def _residual(
-    ordinary: StepSeen,
-    refresh: StepSeen | None,
-    process: int | None,
-    reserved: int | None,
-    context: int | None,
-) -> int | None:
-    """What no line explains: of the allocator's blocks on a GPU, of the resident set's growth on a CPU."""
-    if reserved is not None:
-        return 0  # what rounding to whole blocks adds is in extra, under its own name
-    if process is None or context is None:
-        return None
-    return process - context - max(ordinary.peak, refresh.peak if refresh else 0)
+def _finite(value: float) -> float | None:
+    """A diverged loss is not a number, and JSON has none for it."""
+    return value if math.isfinite(value) else None

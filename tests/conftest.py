@@ -54,6 +54,8 @@ class FakeDevice:
     held: int | None = None
     """bytes that its allocator reserves"""
     allocated: int | None = None
+    peaks: list[int] = field(default_factory=list)
+    """readings of what its allocator had allocated at most; `allocated` when they run out"""
     free: int | None = None
     calls: list[str] = field(default_factory=list)
     """what was asked of it, in order"""
@@ -85,7 +87,7 @@ class FakeDevice:
         self.calls.append("reset")
 
     def allocated_peak(self) -> int | None:
-        return self.allocated
+        return self.peaks.pop(0) if self.peaks else self.allocated
 
     def reset_peak(self) -> None:
         self.calls.append("reset_peak")

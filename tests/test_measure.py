@@ -1,4 +1,4 @@
-"""What a measurement adds up: reserved, device, context, residual, on a device like a GPU and on one like a CPU."""
+"""What a measurement adds up on a device like a CPU; a GPU's sums have their own tests with the closure."""
 
 from __future__ import annotations
 
@@ -12,13 +12,27 @@ import pytest
 
 import memprof.measure
 from memprof.api import plan
-from memprof.measure import ROUNDING, measure
+from memprof.device import Conditions, Recording
+from memprof.measure import measure, time_plain_step
 from memprof.record import Measured
 from memprof.scenario import Scenario
-from memprof.timeline import ACTIVATION, BACKWARD, EXTRA, FORWARD, GRAD, OPTIMIZER, OPTIMIZER_STATE, PARAM, Peak
+from memprof.schema import PHASES
+from memprof.timeline import (
+    ACTIVATION,
+    BACKWARD,
+    EXTRA,
+    FORWARD,
+    GRAD,
+    OPTIMIZER,
+    OPTIMIZER_STATE,
+    PARAM,
+    REFRESH,
+    Peak,
+    Timeline,
+)
 from memprof.timing import Timing
 from memprof.trace import trace
-from memprof.watch import StepSeen
+from memprof.watch import StepSeen, Watched
 
 Make = Callable[..., Any]
 RESIDENT = 40_000
@@ -41,10 +55,12 @@ def scenario_of(method: str = "adamw", **fields: Any) -> Scenario:
     return scenario
 
 
-def seen(nbytes: int = 480, counted: int | None = None) -> StepSeen:
-    makers = {"aten::mm": AT_PEAK[EXTRA] + nbytes - 480}
-    peak = Peak(nbytes, BACKWARD, AT_PEAK | {EXTRA: AT_PEAK[EXTRA] + nbytes - 480}, makers)
-    return StepSeen(replayed=peak, counted=counted, grad=100, activation=60, after=AFTER)
+def seen(nbytes: int = 480, seconds: float = 1.0) -> StepSeen:
+    extra = AT_PEAK[EXTRA] + nbytes - 480
+    peak = Peak(nbytes, BACKWARD, AT_PEAK | {EXTRA: extra}, {"aten::mm": extra})
+    phases: dict[str, int | None] = {**dict.fromkeys(PHASES, nbytes - 1), BACKWARD: nbytes}
+    return StepSeen(replayed=peak, counted=None, grad=100, activation=60, after=AFTER, phase_peaks=phases,
+                    seconds=seconds)  # fmt: skip
 
 
 @pytest.fixture
@@ -56,34 +72,20 @@ def scripted(monkeypatch: pytest.MonkeyPatch, fake_device: Make) -> Callable[...
         ordinary: StepSeen | None = None,
         refresh: StepSeen | None = None,
         losses: tuple[float, ...] = (3.0, 2.0),
+        plain: float = 1.0,
         **device: Any,
     ) -> Measured:
         phases = {FORWARD: [0.25], BACKWARD: [0.5], OPTIMIZER: [0.25]}
         timing = Timing(steps=[1.0, 1.0], phases=phases, losses=list(losses), joules_per_example=7.5)
+        watched = Watched(ordinary or seen(), refresh, Timeline(), Recording(), ())
         monkeypatch.setattr(memprof.measure, "warm_up", lambda scenario, device: None)
         monkeypatch.setattr(memprof.measure, "resident_bytes", lambda: RESIDENT)
         monkeypatch.setattr(memprof.measure, "time_steps", lambda scenario, device, steps: timing)
-        monkeypatch.setattr(memprof.measure, "watch_memory", lambda scenario, device: (ordinary or seen(), refresh))
+        monkeypatch.setattr(memprof.measure, "time_plain_step", lambda scenario, device: plain)
+        monkeypatch.setattr(memprof.measure, "watch_memory", lambda scenario, device: watched)
         return measure(scenario_of(), fake_device(**device))
 
     return run
-
-
-def test_a_gpus_sum_by_hand(scripted: Callable[..., Measured]) -> None:
-    """device = context + reserved; what blocks are larger than tensors is extra, under its name."""
-    found = scripted(ordinary=seen(counted=512), kind="cuda", process=5_000, held=2_000)
-    assert (found.device, found.reserved, found.context) == (5_000, 2_000, 3_000)
-    assert (found.peak, found.residual, found.extra) == (512, 0, 62)
-    assert found.peak_by_category == AT_PEAK | {EXTRA: 62}
-    assert sum(found.peak_by_category.values()) == found.peak
-    assert found.extra_by_maker == {"aten::mm": 30, ROUNDING: 32}
-    assert sum(found.extra_by_maker.values()) == found.extra
-
-
-def test_a_gpu_whose_driver_does_not_say(scripted: Callable[..., Measured]) -> None:
-    found = scripted(ordinary=seen(counted=512), kind="cuda", process=None, held=2_000)
-    assert (found.device, found.context) == (None, None)
-    assert (found.reserved, found.residual) == (2_000, 0)
 
 
 def test_a_processors_sum_by_hand(scripted: Callable[..., Measured]) -> None:
@@ -100,21 +102,37 @@ def test_a_processors_high_water_mark_is_of_the_worst_step(scripted: Callable[..
     assert found.residual == 41_000 - RESIDENT - 900
 
 
+def test_the_refreshs_own_phase_comes_from_the_step_that_has_one(scripted: Callable[..., Measured]) -> None:
+    ordinary = {FORWARD: 479, BACKWARD: 480, OPTIMIZER: 479}
+    assert scripted().phase_peaks == ordinary | {REFRESH: None}
+    assert scripted(refresh=seen(nbytes=900)).phase_peaks == ordinary | {REFRESH: 899}
+
+
+def test_what_recording_costs_is_told(scripted: Callable[..., Measured]) -> None:
+    """A step of 1.5 s beside one of 1.2 s without a recording."""
+    assert scripted(ordinary=seen(seconds=1.5), plain=1.2).recording_overhead == pytest.approx(0.25)
+    assert scripted(plain=0.0).recording_overhead is None
+
+
+@pytest.mark.parametrize(("before", "after", "most"), [(0, 0, 0), (0, 2, 2), (3, None, 3), (None, None, None)])
+def test_others_are_the_most_that_were_seen(
+    scripted: Callable[..., Measured], before: int | None, after: int | None, most: int | None
+) -> None:
+    assert scripted(weather=[Conditions(others=before), Conditions(others=after)]).others == most
+
+
 def test_what_a_device_does_not_know_is_null(scripted: Callable[..., Measured]) -> None:
     found = json.loads(json.dumps(dataclasses.asdict(scripted(process=None))))
     unknown = {key for key, value in found.items() if value is None}
-    assert unknown == {
-        "refresh_peak",
-        "reserved",
-        "device",
-        "residual",
-        "closure",
-        "others",
-        "recording_overhead",
-        "attention",
-        "speed",
-    }
+    assert unknown == {"refresh_peak", "reserved", "device", "residual", "closure", "others", "speed"}
     assert found["step_seconds"]["refresh"] is None
+
+
+def test_a_plain_step_is_timed_between_the_first_and_the_one_with_periodic_work(fake_device: Make) -> None:
+    """The clock is read twice, the device idle both times; and the resident set sees the refresh too."""
+    device = fake_device(ticks=[2.5])
+    assert time_plain_step(scenario_of("galore"), device) == 2.5
+    assert device.calls == ["synchronize", "now", "now", "synchronize", "seconds"]
 
 
 def test_states_and_speed_by_hand(scripted: Callable[..., Measured]) -> None:
@@ -124,6 +142,7 @@ def test_states_and_speed_by_hand(scripted: Callable[..., Measured]) -> None:
     assert found.tokens_per_second == 16.0
     assert found.step_seconds == {"forward": 0.25, "backward": 0.5, "optimizer": 0.25, "refresh": None}
     assert found.joules_per_example == 7.5
+    assert found.attention == "ScaledDotProductFlashAttentionForCpuBackward0"
 
 
 @pytest.mark.parametrize("loss", [math.nan, math.inf, -math.inf])

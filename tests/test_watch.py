@@ -13,7 +13,18 @@ from memprof.api import plan
 from memprof.catalogue import CORE, METHODS
 from memprof.device import Allocation, CpuDevice, Recording
 from memprof.scenario import ITEMSIZE, Scenario
-from memprof.timeline import ACTIVATION, BACKWARD, CATEGORIES, EXTRA, FORWARD, GRAD, OPTIMIZER, OPTIMIZER_STATE, PARAM
+from memprof.timeline import (
+    ACTIVATION,
+    BACKWARD,
+    CATEGORIES,
+    EXTRA,
+    FORWARD,
+    GRAD,
+    OPTIMIZER,
+    OPTIMIZER_STATE,
+    PARAM,
+    REFRESH,
+)
 from memprof.trace import trace
 from memprof.watch import END, KEPT, Mark, replay, watch_memory
 
@@ -78,7 +89,8 @@ def test_trace_and_allocator_agree(model: str, dtype: str, method: str) -> None:
     """States, gradients, activations and the rest between steps to the byte; the peak too, but for named workspaces."""
     scenario = scenario_of(model, method, dtype)
     expected = trace(scenario)
-    seen, refresh = watch_memory(scenario, CpuDevice())
+    watched = watch_memory(scenario, CpuDevice())
+    seen, refresh = watched.ordinary, watched.refresh
 
     assert seen.after[PARAM] == expected.param
     assert seen.after[OPTIMIZER_STATE] == expected.optimizer_state
@@ -130,7 +142,7 @@ def test_trace_and_allocator_agree_on_how_a_step_is_run(options: dict[str, Any],
     backward the worst; or a Python number does, as a double and in fp32."""
     scenario = scenario_of("9m", method, dtype, **options)
     expected = trace(scenario)
-    seen, _ = watch_memory(scenario, CpuDevice())
+    seen = watch_memory(scenario, CpuDevice()).ordinary
     assert (seen.grad, seen.activation) == (expected.grad, expected.activation)
     assert sum(seen.after.values()) == expected.steady
     assert seen.replayed.phase == expected.peak_phase
@@ -147,7 +159,7 @@ def test_trace_and_allocator_agree_on_how_a_step_is_run(options: dict[str, Any],
 def test_adamw_on_60m_takes_what_was_found_by_hand() -> None:
     """By the ledger and by the allocator. Shapes by hand: 58,073,600 parameters of 4 bytes, 75 steps of 4 bytes."""
     scenario = scenario_of("60m", "adamw", "fp32")
-    seen, _ = watch_memory(scenario, CpuDevice())
+    seen = watch_memory(scenario, CpuDevice()).ordinary
     assert trace(scenario).peak == seen.peak == 929_442_100
     assert seen.after[PARAM] == 4 * 58_073_600
     assert seen.after[OPTIMIZER_STATE] == 2 * 4 * 58_073_600 + 4 * 75
@@ -157,19 +169,38 @@ def test_accumulated_micro_batches_agree_to_the_byte() -> None:
     """All but the number that divides the loss: autograd keeps it as a 0-d double, which no dispatcher sees."""
     scenario = scenario_of("9m", "adamw", "fp32", accumulation=3)
     expected = trace(scenario)
-    seen, _ = watch_memory(scenario, CpuDevice())
+    seen = watch_memory(scenario, CpuDevice()).ordinary
     assert (seen.peak, seen.grad) == (expected.peak, expected.grad)
     assert seen.activation == expected.activation + DOUBLE
     assert seen.after[PARAM] + seen.after[OPTIMIZER_STATE] == sum(seen.after.values()) == expected.steady
 
 
 def test_a_device_that_counts_blocks_has_the_last_word(fake_device: Callable[..., Any]) -> None:
-    scenario = scenario_of("9m", "adamw", "fp32", num_layers=1, vocab_size=64)
-    device = fake_device(allocated=10**9)
-    seen, refresh = watch_memory(scenario, device)
-    assert (seen.counted, seen.peak, refresh) == (10**9, 10**9, None)
+    """Its peak is read and forgotten at each border; a step's is the largest of all its phases' and micro-batches'."""
+    scenario = scenario_of("9m", "adamw", "fp32", num_layers=1, vocab_size=64, accumulation=2)
+    before, *counted, after = 7, 10**9, 2 * 10**9, 3 * 10**9, 10**9 + 5, 10**8, 9
+    device = fake_device(peaks=[before, *counted, after])
+    watched = watch_memory(scenario, device)
+    seen = watched.ordinary
+    assert (seen.counted, seen.peak, watched.refresh) == (3 * 10**9, 3 * 10**9, None)
+    assert seen.phase_peaks == {FORWARD: 3 * 10**9, BACKWARD: 2 * 10**9, OPTIMIZER: 10**8, REFRESH: None}
     assert seen.replayed.nbytes == trace(scenario).peak
-    assert device.calls == ["reset_peak"], "once, before the ordinary step"
+    assert device.calls.count("reset_peak") == 6, "before and after each of five phases"
+    peaks = [call for call in device.calls if call in ("synchronize", "reset_peak")]
+    assert peaks[:2] == ["synchronize", "reset_peak"], "what was launched is over when a peak is read"
+
+
+@pytest.mark.parametrize("method", ["galore", "galore:per_layer=true"])
+def test_phase_peaks_of_a_cpu_are_the_traces(method: str) -> None:
+    """By the allocator's events, to the byte; the largest is the step's peak. An SVD takes LAPACK's workspace too."""
+    scenario = scenario_of("9m", method, "fp32", num_layers=2, vocab_size=64)
+    watched, expected = watch_memory(scenario, CpuDevice()), trace(scenario)
+    ordinary, refresh = watched.ordinary.phase_peaks, watched.refresh
+    assert refresh is not None
+    assert ordinary == expected.phase_peaks | {REFRESH: None}
+    assert max(filter(None, ordinary.values())) == watched.ordinary.peak
+    assert refresh.phase_peaks[OPTIMIZER] is None
+    assert max(filter(None, refresh.phase_peaks.values())) == refresh.peak
 
 
 W, G, S, A, X = range(1, 6)

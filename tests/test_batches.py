@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,15 @@ import torch
 from torch import Tensor
 
 from memprof.batches import Batches, batches
-from memprof.device import get_device
+from memprof.device import CpuDevice, get_device
+from memprof.errors import MemprofError
+from memprof.formula import formula
 from memprof.scenario import Scenario
 from memprof.step import prepare, request_refresh, train_step
-from memprof.text import read_text
+from memprof.text import _content
+from memprof.timeline import OPTIMIZER_STATE, PARAM
+from memprof.trace import trace
+from memprof.watch import watch_memory
 from tests.cells import scenario_of
 
 CPU = torch.device("cpu")
@@ -26,6 +30,7 @@ CONTENT = bytes(range(256)) * 2
 def file(tmp_path: Path) -> Path:
     found = tmp_path / "text"
     found.write_bytes(CONTENT)
+    _content.cache_clear()
     return found
 
 
@@ -106,9 +111,47 @@ def test_a_method_that_draws_random_numbers_sees_the_tokens_of_adamw(file: Path,
     assert drew == (method == "relora")
 
 
+@pytest.mark.parametrize("method", ["adamw", "galore", "lora"])
+def test_a_text_takes_the_memory_that_formula_and_trace_say(file: Path, method: str) -> None:
+    """They know nothing of tokens but their number. Oracle: the CPU allocator's own events."""
+    scenario = on_text(file, method, accumulation=1)
+    traced, predicted = trace(scenario), formula(scenario)
+    seen = watch_memory(scenario, CpuDevice()).ordinary
+    assert seen.activation == traced.activation == predicted.activation
+    assert seen.peak == traced.peak and seen.replayed.by_category == traced.peak_by_category
+    assert seen.after[PARAM] + seen.after[OPTIMIZER_STATE] == sum(seen.after.values()) == traced.steady
+
+
+def test_the_memory_pass_trains_on_the_text(file: Path) -> None:
+    scenario = on_text(file)
+    file.write_bytes(CONTENT[::-1])
+    with pytest.raises(MemprofError, match="text text has changed"):
+        watch_memory(scenario, CpuDevice())
+
+
+def test_a_gpu_copies_from_pinned_memory_and_is_not_waited_for(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By what torch is asked for, no GPU being here: of the host pinned memory, of the copy not to block."""
+    asked: list[tuple[Any, dict[str, Any]]] = []
+    empty = torch.empty
+
+    def pinned(shape: torch.Size, *, dtype: torch.dtype, pin_memory: bool) -> Tensor:
+        asked.append((shape, {"dtype": dtype, "pin_memory": pin_memory}))
+        return empty(shape, dtype=dtype)
+
+    def copied(self: Tensor, device: torch.device, **options: Any) -> Tensor:
+        asked.append((device, options))
+        return self
+
+    monkeypatch.setattr(torch, "empty", pinned)
+    monkeypatch.setattr(Tensor, "to", copied)
+    gpu = torch.device("cuda")
+    next(batches(on_text(file), gpu))
+    assert asked == [((3, 8), {"dtype": torch.int64, "pin_memory": True}), (gpu, {"non_blocking": True})] * 2
+
+
 @pytest.mark.gpu
 def test_a_gpu_gets_the_same_tokens_and_allocates_two_storages(file: Path) -> None:
-    scenario = dataclasses.replace(on_text(file), text=read_text(file))
+    scenario = on_text(file)
     device = get_device("cuda").torch_device
     stream, other = batches(scenario, device), batches(scenario, CPU)
     torch.cuda.reset_peak_memory_stats()

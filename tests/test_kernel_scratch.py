@@ -97,6 +97,14 @@ def test_efficient_attention_in_fp32() -> None:
     assert efficient_forward(SM90, shapes) is None
 
 
+def test_efficient_attention_in_fp32_as_a_real_gpu_recorded_it() -> None:
+    """1 x 1000 tokens, 32 heads of 64: what a public snapshot has inside the operator, in order."""
+    scratch = efficient_backward(SM80, replace(SMALL, batch=1, seq_len=1000, heads=32, head_dim=64, itemsize=4))
+    nbytes = scratch.taken.nbytes
+    signed = [nbytes[event] if event >= 0 else -nbytes[~event] for event in scratch.taken.events]
+    assert signed == [8_192_000, 128_000, 128_000, -128_000, -8_192_000, 8_396_800, -128_000, -8_396_800]
+
+
 @pytest.mark.parametrize(
     ("head_dim", "workspace"),
     [

@@ -4,12 +4,16 @@ Each term is a constant or a formula with its source (file and function of pytor
 A term belongs to the operator whose name a block carries as its maker. Letters: B sequences, T positions, N = B T
 tokens, H heads, K key-value heads, D head size, C hidden size, V vocabulary, e bytes of an element.
 
-Left out, because a shape or the data decides what the library takes: cuSOLVER's and MAGMA's workspaces (eigh, svd, qr
-in a refresh), topk and sort, cub's scratch (16 N bytes and more while an embedding's gradient is sorted, gone before
-its partial sums are there), the partial norms of _foreach_norm (4 bytes for each 65,536 elements), staging of large
-reductions, and what fused RMSNorm's backward sums in parts above 65,536 tokens (layer_norm_kernel.cu,
-LaunchGammaBetaBackwardCUDAKernel: at most 32,768 x 32 elements; below, nothing). cuBLASLt shares cuBLAS's workspace in
-2.13 (CublasHandlePool.cpp, getCUDABlasLtWorkspace); the products here go to cuBLAS anyway, as no layer has a bias.
+Left out, because a shape or the data decides what the library takes:
+* cuSOLVER's and MAGMA's workspaces (eigh, svd, qr in a refresh), topk and sort;
+* the staging of reductions to few results (Reduce.cuh, ReduceConfig::global_memory_size): kilobytes along the last
+  dimension, but up to twice the input across it (a sum over rows, as factored moments take);
+* cub's scratch (16 N bytes and more while an embedding's gradient is sorted, gone before its partial sums are there);
+* the partial norms of _foreach_norm: 4 bytes for each 65,536 elements;
+* what fused RMSNorm's backward sums in parts above 65,536 tokens (layer_norm_kernel.cu,
+  LaunchGammaBetaBackwardCUDAKernel: at most 32,768 x 32 elements; below, nothing).
+cuBLASLt shares cuBLAS's workspace in 2.13 (CublasHandlePool.cpp, getCUDABlasLtWorkspace); the products here go to
+cuBLAS anyway, as no layer has a bias.
 """
 
 from __future__ import annotations
@@ -90,7 +94,8 @@ class Scratch:
 def cublas_workspace(gpu: Gpu) -> int:
     """Bytes that each cuBLAS handle gets on its first product (CublasHandlePool.cpp, parseChosenWorkspaceSize).
 
-    :4096:2:16:8, which is 2 x 4096 KiB + 8 x 16 KiB; 32 MiB on Hopper and, since 2.12, on Blackwell.
+    :4096:2:16:8, which is 2 x 4096 KiB + 8 x 16 KiB; 32 MiB on Hopper, and on Blackwell since pytorch pull request
+    175344 of February 2026. CUBLAS_WORKSPACE_CONFIG is taken as not set.
     """
     return 32 * 2**20 if gpu.major in (9, 10, 12) else 2 * 4096 * 1024 + 8 * 16 * 1024
 

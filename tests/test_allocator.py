@@ -185,7 +185,7 @@ def test_a_real_history_replayed_gives_the_real_peaks(configuration: str) -> Non
     """A process of its own, recorded from its first allocation: allocated and reserved to the byte."""
     told = subprocess.run(
         [sys.executable, "-c", RECORDED],
-        env=os.environ | {"PYTORCH_ALLOC_CONF": configuration},
+        env=os.environ | ({"PYTORCH_ALLOC_CONF": configuration} if configuration else {}),
         capture_output=True,
         text=True,
         check=True,

@@ -10,14 +10,18 @@ from typing import Any, Generic, TypeVar
 
 import torch
 
+from memprof.allocator import simulate
 from memprof.history import history
+from memprof.kernel_scratch import Shapes
+from memprof.kernels import CPU
 from memprof.ledger import Ledger, Recorder
-from memprof.record import Trace
+from memprof.record import Pool, Trace
 from memprof.remember import MetaKernels
 from memprof.scenario import Scenario
 from memprof.schema import PHASES
 from memprof.step import prepare, request_refresh, train_step
 from memprof.timeline import OPTIMIZER, OPTIMIZER_STATE, PARAM, REFRESH
+from memprof.workspaces import Workspaces
 
 L = TypeVar("L", bound=Ledger)
 
@@ -26,16 +30,30 @@ L = TypeVar("L", bound=Ledger)
 class Watched(Generic[L]):
     """A scenario's booked steps: an ordinary one, and one with periodic work where the method has any."""
 
+    scenario: Scenario
     step: L
     refresh: L | None
 
     def read(self) -> Trace:
-        """What the two ledgers say."""
+        """What the two ledgers say, and what CUDA's allocator would make of the whole run."""
+        pool = self._pool()
         within = dict.fromkeys(PHASES) | self.step.phase_peaks
-        if self.refresh is None:
-            return _read(self.step, refresh_peak=None, phase_peaks=within)
-        within |= {REFRESH: self.refresh.phase_peaks.get(REFRESH)}
-        return _read(self.step, refresh_peak=self.refresh.peak, phase_peaks=within)
+        if self.refresh is not None:
+            within |= {REFRESH: self.refresh.phase_peaks.get(REFRESH)}
+        return _read(
+            self.step,
+            refresh_peak=self.refresh.peak if self.refresh else None,
+            phase_peaks=within,
+            pool=pool,
+            reserved=pool.reserved if pool else None,
+        )
+
+    def _pool(self) -> Pool | None:
+        """None for a CPU's kernels: its allocator holds nothing back."""
+        if self.scenario.kernels == CPU.name:
+            return None
+        workspaces = Workspaces(shapes=Shapes.of(self.scenario))
+        return simulate(self.step.timeline, workspaces=workspaces, start=self.step.start, stop=self.step.end)
 
 
 def trace(scenario: Scenario) -> Trace:
@@ -55,7 +73,7 @@ def watch(scenario: Scenario, kind: type[L]) -> Watched[L]:
         with before:
             model, optimizer = prepare(scenario, torch.device("meta"))
             train_step(model, optimizer, scenario, before.mark)
-        watched = Watched(booked_step(kind(model, optimizer, OPTIMIZER, kernels, before), scenario), None)
+        watched = Watched(scenario, booked_step(kind(model, optimizer, OPTIMIZER, kernels, before), scenario), None)
         if scenario.method.is_periodic:
             request_refresh(optimizer)
             watched = replace(watched, refresh=booked_step(kind(model, optimizer, REFRESH, kernels, before), scenario))

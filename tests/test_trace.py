@@ -53,3 +53,19 @@ def test_the_highest_phase_is_the_peaks(method: str) -> None:
     refresh = found.phase_peaks[REFRESH]
     assert (refresh is None) == (found.refresh_peak is None)
     assert refresh is None or refresh <= (found.refresh_peak or 0)
+
+
+@pytest.mark.parametrize("method", ["adamw", "galore", "relora"])
+def test_the_pool_holds_the_peaks_tensors_and_what_no_dispatcher_sees(method: str) -> None:
+    """Where the loss is the worst instant, no kernel's own scratch moves it: its tensors and cuBLAS's workspaces."""
+    (scenario,) = plan(["9m"], [method], num_layers=1)
+    found = trace(scenario)
+    assert found.pool is not None and found.pool.broken() is None
+    assert found.pool.requested == found.peak + sum(found.pool.workspaces.values())
+    assert found.pool.workspaces == {"cuBLAS": 2 * 32 * 2**20}, "one a thread: forward's and backward's"
+    assert found.reserved == found.pool.reserved >= found.pool.allocated >= found.pool.requested
+
+
+def test_a_processors_allocator_holds_nothing_back() -> None:
+    (scenario,) = plan(["9m"], ["adamw"], kernels="cpu", num_layers=1, vocab_size=64, batch_size=2, seq_len=16)
+    assert (trace(scenario).pool, trace(scenario).reserved) == (None, None)

@@ -156,18 +156,18 @@ def mfu(
     `tf32`: whether fp32 products were rounded to TF32; None asks this process, which is right where it ran the steps.
     """
     if gpu_name is None:
-        return None, "no MFU: a CPU has no data-sheet peak here"
+        return None, "No MFU: a CPU has no data-sheet peak here"
     sheet = sheet_of(gpu_name)
     if sheet is None:
-        return None, f"no MFU: no data sheet of {gpu_name} is known here"
+        return None, f"No MFU: no data sheet of {gpu_name} is known here"
     rounded = scenario.dtype == "fp32" and (allows_tf32() if tf32 is None else tf32)
     kind = "tf32" if rounded else scenario.dtype
     peak = sheet.flops.get(kind)
     if peak is None:
-        return None, f"no MFU: {sheet.source} gives no peak for {kind}"
+        return None, f"No MFU: {sheet.source} gives no peak for {kind}"
     done, counted = model_flops_per_second(scenario, examples_per_second), matrices(scenario)
     if done is None or counted is None:
-        return None, f"no MFU: the parameters of {scenario.method.name} do not say what a token is multiplied with"
+        return None, f"No MFU: the parameters of {scenario.method.name} do not say what a token is multiplied with"
     return done / peak, f"{_formula(counted)}, over {peak / TERA:g} TFLOP/s, dense {kind} by {sheet.source}"
 
 

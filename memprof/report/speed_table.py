@@ -49,7 +49,7 @@ def rate(value: float | None) -> str:
 
 
 def times(value: float | None) -> str:
-    return NONE if value is None else f"{value:.2f}x"
+    return NONE if value is None else f"{plain_number(value)}x"
 
 
 def share(value: float | None) -> str:
@@ -159,8 +159,17 @@ class SpeedTables:
         """Why there is a dash, where what is there says it."""
         alone = [name for name, row, how in self._each() if how.ratio is None and row.record is not row.baseline]
         inside = [name for name, _, how in self._each() if how.floor and how.floor.optimizer_ratio is None]
-        said = {"No ratio without AdamW in the same rounds": alone, "Updated inside backward, no phase to time": inside}
-        return [f"{why}: {', '.join(names)}." for why, names in said.items() if names]
+        host = [
+            name
+            for name, row, how in self._each()
+            if how.host_wait is None and row.record.scenario.get("device") == "cpu"
+        ]
+        said = {
+            "No ratio without AdamW in the same rounds": alone,
+            "A CPU has done what it has launched: no papers' clock and no host wait": host,
+            "Updated inside backward, no phase to time": inside,
+        }
+        return [f"{why}{_of(names, self.names)}." for why, names in said.items() if names]
 
     def _floors(self) -> list[str]:
         said = _grouped((_floor(how), name) for name, _, how in self._each() if how.floor)

@@ -86,7 +86,7 @@ def test_the_caption_says_how_to_read_it_and_whose_ceilings(raced: list[Record])
         "AdamW against itself in the same rounds: 1.000x [0.995, 1.004].",
         "over 712 TFLOP/s and the optimizer's bytes over 4.10 TB/s",
         "over 989.5 TFLOP/s (adamw, galore). MFU: 4 F + 6 N (lora).",
-        "No ratio without AdamW in the same rounds: lora.",
+        "No ratio without AdamW in the same rounds (lora).",
     ):
         assert part in said, part
 
@@ -95,9 +95,11 @@ def test_what_is_missing_is_a_dash_with_its_reason(record: Make) -> None:
     nothing = dict.fromkeys(
         ("papers_examples_per_second", "spread", "host_wait", "watts", "joules_per_example", "mfu", "floor")
     )
-    text = shown([record(speed=2.0, raced=nothing | {"mfu_reason": "no MFU: a CPU has no data-sheet peak here"})])
+    why = {"mfu_reason": "No MFU: a CPU has no data-sheet peak here"}
+    text = shown([record(speed=2.0, raced=nothing | why, device="cpu")])
     assert [row.count("-") for row in rows(text, "adamw")] == [1, 3, 5]
-    assert "no MFU: a CPU has no data-sheet peak here." in text
+    assert "No MFU: a CPU has no data-sheet peak here." in text
+    assert "A CPU has done what it has launched: no papers' clock and no host wait." in text
     assert "Floor:" not in text and "against itself" not in text and "None" not in text
 
 
@@ -106,7 +108,7 @@ def test_an_update_inside_backward_says_why_it_has_no_ratio(record: Make) -> Non
     assert made.measured is not None and made.measured.speed is not None and made.measured.speed.floor is not None
     floor: Floor = dataclasses.replace(made.measured.speed.floor, optimizer_ratio=None)
     text = shown([record("galore", speed=2.0, raced={"floor": floor})])
-    assert rows(text, "galore")[2][-1] == "-" and "Updated inside backward, no phase to time: galore." in text
+    assert rows(text, "galore")[2][-1] == "-" and "Updated inside backward, no phase to time." in text
 
 
 def test_only_speeds_that_say_how_have_a_row(record: Make) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable, Sequence
 
 from matplotlib.axes import Axes
@@ -20,6 +21,8 @@ from memprof.units import UNITS
 
 PANEL_INCHES = 3.4
 MOST_LINES = 12
+NAME_WIDTH = 44
+"""characters after which a line's name goes on below: a cell of many settings has a long one"""
 
 
 def sweep_figure(records: Sequence[Record], *, by: str | None = None, unit: str = "GiB", note: str = "") -> Figure:
@@ -34,7 +37,8 @@ def sweep_figure(records: Sequence[Record], *, by: str | None = None, unit: str 
     names = list(dict.fromkeys(model for model, _ in found))
     with style.styled():
         title = f"{', '.join(names)}: {peak_memory(rows)} against {' and '.join(swept)}"
-        right = 0.4 + max(style.text_width(line.name, SMALL) for group in found.values() for line in group)
+        names_drawn = (part for group in found.values() for line in group for part in _folded(line.name))
+        right = 0.4 + max(style.text_width(part, SMALL) for part in names_drawn)
         page = style.page(title, list(filter(None, said)), [PANEL_INCHES] * len(found), left=0.85, right=right)
         drawn = looks(found)
         for axes, name, ((_, key), group) in zip(page.panels, panel_names(found), found.items(), strict=True):
@@ -43,6 +47,10 @@ def sweep_figure(records: Sequence[Record], *, by: str | None = None, unit: str 
             if name:
                 axes.set_title(name, loc="left", size=style.TEXT + 1, weight="bold", pad=5)
     return page.figure
+
+
+def _folded(name: str) -> list[str]:
+    return textwrap.wrap(name, NAME_WIDTH, break_on_hyphens=False)
 
 
 def _left_out(groups: Iterable[Sequence[Line]]) -> list[str]:
@@ -81,7 +89,7 @@ def _panel(axes: Axes, group: Sequence[tuple[Line, Look]], key: str, unit: str) 
 def _name(axes: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
     """Each line's name at its right end, in the lines' order and none upon another."""
     _, most = axes.get_ylim()
-    gap = most * 0.16 / PANEL_INCHES
+    gap = most * 0.16 / PANEL_INCHES * max(len(_folded(name)) for _, name, _ in ends)
     ordered = sorted(ends)
     places = [end for end, _, _ in ordered]
     for index in range(1, len(places)):
@@ -91,7 +99,8 @@ def _name(axes: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
         ceiling = places[index + 1] - gap if index + 1 < len(places) else places[index] - excess
         places[index] = min(places[index], ceiling)
     for place, (end, name, colour) in zip(places, ordered, strict=True):
-        axes.annotate(name, (1, end), (1.025, place), axes.get_yaxis_transform(), axes.get_yaxis_transform(),
+        axes.annotate("\n".join(_folded(name)), (1, end), (1.025, place),
+                      axes.get_yaxis_transform(), axes.get_yaxis_transform(),
                       va="center", ha="left", size=SMALL, color=INK, annotation_clip=False,
                       arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.8, "shrinkA": 2, "shrinkB": 0,
                                   "relpos": (0, 0.5)},

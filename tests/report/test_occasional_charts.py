@@ -27,7 +27,7 @@ from memprof.report.palette import LINES
 from memprof.report.rows import featured, make_rows
 from memprof.report.series import Pair, corners, phases, steps, verdict
 from memprof.report.style import INK
-from memprof.report.sweep_chart import sweep_figure
+from memprof.report.sweep_chart import NAME_WIDTH, sweep_figure
 from memprof.report.sweeps import lines
 from memprof.report.timeline_chart import timeline_figure
 from memprof.report.waterfall_chart import waterfall_figure
@@ -205,6 +205,17 @@ def test_settings_that_differ_make_two_lines(record: Make) -> None:
     gaps = [{"rank": rank, "update_gap": gap} for rank in (8, 16) for gap in (50, 200)]
     records = [record("galore", (2, each["update_gap"], 1, 1, 1), hyperparameters=each) for each in gaps]
     assert sorted(len(line.points) for line in lines(make_rows(records), "rank")) == [2, 2]
+
+
+def test_names_of_many_settings_leave_the_panel_its_room(record: Make) -> None:
+    """Lines that differ in everything: a name may take no more than its column, however long it is."""
+    settings: dict[str, Any] = {"checkpointing": True, "loss_chunks": 8, "clip_grad_norm": 1.0, "dtype": "fp32"}
+    records = [record(seq_len=length, **each) for length in (128, 256) for each in ({}, settings)]
+    figure = sweep_figure(records)
+    (panel,) = figure.axes
+    assert panel.get_position().width > 0.4
+    assert all(len(line) <= NAME_WIDTH for text in panel.texts for line in text.get_text().splitlines())
+    assert any("clip_grad_norm=1.0" in text.get_text() and "dtype=fp32" in text.get_text() for text in panel.texts)
 
 
 def test_agreement_counts_what_is_equal_to_the_byte() -> None:

@@ -26,9 +26,10 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "catalogue",
         "kernels",
         "chunked_loss llama",
-        "remember ledger allocator device batches",
+        "remember ledger device history_file batches "
+        "allocator_settings blocks caching_allocator kernel_scratch workspaces allocator",
         "step",
-        "sizes instants formula trace watch datasheet ceilings floor timing measure",
+        "sizes instants formula trace watch closure attention datasheet ceilings floor measure",
         "oom child guard headroom race runner worker",
         "explain papers",
         "report run_file runs resume store diff pytest_plugin",

@@ -21,9 +21,10 @@ from memprof.explain.answer import explain as explain_scenario
 from memprof.explanation import Explanation
 from memprof.headroom import MAX_FRACTION, outgrown
 from memprof.kernels import get_kernels
-from memprof.measure import DEFAULT_STEPS
 from memprof.method import Method
 from memprof.model_config import read_config
+from memprof.race.field import Field, OnRace
+from memprof.race.laps import DEFAULT_ROUNDS, DEFAULT_STEPS
 from memprof.record import Record
 from memprof.runner import DEFAULT_TIMEOUT, describe_device, run_cell, unfinished
 from memprof.scenario import DEVICE_CHOICES, ITEMSIZE, KERNEL_CHOICES, Scenario
@@ -156,20 +157,29 @@ def choose_device(measure: bool | None, device: str | None) -> str | None:
 def run(
     scenarios: Iterable[Scenario],
     *,
+    rounds: int = DEFAULT_ROUNDS,
     steps: int = DEFAULT_STEPS,
     timeout: float = DEFAULT_TIMEOUT,
     max_fraction: float = MAX_FRACTION,
     failed: Iterable[Record] = (),
+    histories: Path | None = None,
+    on_race: OnRace = lambda entrants, rounds: None,
 ) -> Iterator[Record]:
     """Records one by one, as each finishes. What is larger than a cell that ran out of memory, here or among `failed`,
-    is skipped."""
-    known = list(failed)
+    is skipped. With `histories`, what was recorded of the allocator is kept in that folder, a file a cell.
+
+    Cells that differ in their method alone race each other first: `steps` timed steps of each, over all `rounds`.
+    """
+    known, scenarios = list(failed), list(scenarios)
+    field = Field(scenarios, rounds=rounds, steps=steps, timeout=timeout, max_fraction=max_fraction, on_race=on_race)
+    options = {"rounds": rounds, "steps": steps, "timeout": timeout, "max_fraction": max_fraction}
     for scenario in scenarios:
         reason = outgrown(scenario, known)
         if reason is not None:
             record = unfinished(scenario, "skipped", reason)
         else:
-            record = run_cell(scenario, steps=steps, timeout=timeout, max_fraction=max_fraction)
+            ready = field.known(scenario, known)
+            record = run_cell(scenario, histories=histories, **ready, **options)  # type: ignore[arg-type]
         known.append(record)
         yield record
 
@@ -180,6 +190,7 @@ def compare(
     *,
     measure: bool | None = False,
     device: str | None = None,
+    rounds: int = DEFAULT_ROUNDS,
     steps: int = DEFAULT_STEPS,
     timeout: float = DEFAULT_TIMEOUT,
     max_fraction: float = MAX_FRACTION,
@@ -189,7 +200,7 @@ def compare(
     models = [models] if isinstance(models, str) else models
     methods = [methods] if isinstance(methods, str | Method | type) else methods  # a class is refused by name
     scenarios = plan(models, methods, device=choose_device(measure, device), **fields)
-    return Records(run(scenarios, steps=steps, timeout=timeout, max_fraction=max_fraction))
+    return Records(run(scenarios, rounds=rounds, steps=steps, timeout=timeout, max_fraction=max_fraction))
 
 
 def profile(model: str = "1b", method: str | Method = "adamw", **fields: Any) -> Record:

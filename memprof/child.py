@@ -6,6 +6,7 @@ import json
 import os
 import re
 import selectors
+import signal
 import subprocess
 import sys
 import time
@@ -17,6 +18,7 @@ from typing import Any
 
 from memprof.interrupt import held
 from memprof.oom import OomKills, oom_kills
+from memprof.record import STATUSES
 
 MAX_ANSWER = 2**20
 """bytes of a child's answer; a real one has about 2,000"""
@@ -79,8 +81,8 @@ class Reply:
         return lines[-1] if lines else "it said nothing"
 
 
-def ask_child(request: Mapping[str, Any], timeout: float) -> Reply:
-    """A worker's answer to one request, and how it ended.
+def ask_child(request: Mapping[str, Any], timeout: float, most: int = MAX_ANSWER) -> Reply:
+    """A worker's answer to one request, at most so many bytes, and how it ended.
 
     The child is told whose it is, so that it can end itself where this process dies without a word.
     """
@@ -90,7 +92,7 @@ def ask_child(request: Mapping[str, Any], timeout: float) -> Reply:
             child = ending.enter_context(_start())
             ending.callback(child.kill)
         try:
-            answer, said = _talk(child, json.dumps(request).encode(), time.monotonic() + timeout)
+            answer, said = _talk(child, json.dumps(request).encode(), time.monotonic() + timeout, most)
         except TimeoutError:
             raise CellError("timeout", f"no answer within {timeout:g} s; give it longer with --timeout") from None
         return Reply(answer, child.returncode, said, before, oom_kills())
@@ -106,7 +108,7 @@ def _start() -> subprocess.Popen[bytes]:
     )
 
 
-def _talk(child: subprocess.Popen[bytes], request: bytes, deadline: float) -> tuple[bytes, bytes]:
+def _talk(child: subprocess.Popen[bytes], request: bytes, deadline: float, most: int) -> tuple[bytes, bytes]:
     """Ask, then listen until the child is gone: its answer, and the end of what it said beside it.
 
     A pipe's end is not waited for: a process that the child started may hold it open.
@@ -123,12 +125,12 @@ def _talk(child: subprocess.Popen[bytes], request: bytes, deadline: float) -> tu
             left = deadline - time.monotonic()
             if left <= 0:
                 raise TimeoutError
-            _listen(pipes, heard, out, min(left, TICK if out in pipes.get_map() else SOON))
-        _listen(pipes, heard, out, 0)
+            _listen(pipes, heard, out, min(left, TICK if out in pipes.get_map() else SOON), most)
+        _listen(pipes, heard, out, 0, most)
     return heard[out], heard[err]
 
 
-def _listen(pipes: selectors.BaseSelector, heard: dict[int, bytes], out: int, patience: float) -> None:
+def _listen(pipes: selectors.BaseSelector, heard: dict[int, bytes], out: int, patience: float, most: int) -> None:
     """Read once what there is; no more is kept than an answer can have, and of the rest its end."""
     for key, _ in pipes.select(patience):
         part = os.read(key.fd, PIPE)
@@ -137,5 +139,37 @@ def _listen(pipes: selectors.BaseSelector, heard: dict[int, bytes], out: int, pa
         heard[key.fd] += part
         if key.fd != out:
             heard[key.fd] = heard[key.fd][-MAX_SAID:]
-        elif len(heard[out]) > MAX_ANSWER:
+        elif len(heard[out]) > most:
             raise CellError("crashed", NO_ANSWER)
+
+
+def data_of(reply: Reply, most: int = MAX_ANSWER) -> dict[str, Any]:
+    """What a child answered, still to be checked; `CellError` where it died, or says itself what went wrong."""
+    if reply.code == -signal.SIGKILL:
+        raise _killed(reply.oom_before, reply.oom_after)
+    if reply.code < 0:
+        raise CellError("crashed", f"the measuring process died of signal {-reply.code}")
+    if reply.code != 0:
+        raise CellError("crashed", one_line(f"the measuring process failed (exit {reply.code}): {reply.last_words}"))
+    try:
+        if len(reply.answer) > most:
+            raise ValueError("too long")
+        data = dict(json.loads(reply.answer))
+        if data.get("status") in STATUSES[1:]:
+            raise CellError(data["status"], one_line(str(data["reason"])))
+        return data
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise CellError("crashed", NO_ANSWER) from None
+
+
+def _killed(before: OomKills, after: OomKills) -> CellError:
+    """By the kernel for memory, or by somebody else: its count tells. Where there is none, memory is likeliest."""
+    killed = after.since(before)
+    if killed is None:
+        why = "perhaps by the kernel's out-of-memory killer; nothing here counts its kills"
+        return CellError("oom", f"the measuring process was killed by signal 9, {why}")
+    if killed <= 0:
+        why = "though the kernel counted no out-of-memory kill: a job scheduler's limit, or somebody else's doing"
+        return CellError("crashed", f"the measuring process was killed by signal 9, {why}")
+    counter = f"oom_kill in {after.source} went from {before.count} to {after.count}"
+    return CellError("oom", f"the measuring process was killed by the kernel's out-of-memory killer ({counter})")

@@ -17,14 +17,14 @@ _OPTIONS = {"accumulation": 1, "dtype": "bf16", "loss_chunks": 1, "clip_grad_nor
 _SWEPT = {"batch_size": 8, "seq_len": 256}
 
 
-def commands(records: Sequence[Record], steps: int | None) -> list[str]:
+def commands(records: Sequence[Record], steps: int | None, rounds: int | None = None) -> list[str]:
     """A `memprof compare` for each group of records that differ in method, batch and length alone; often just one.
 
     A model that was a config.json is named by its file, and so is a text: a record does not keep where they lay.
     """
     groups: dict[str, list[Record]] = {}
     for record in records:
-        groups.setdefault(shlex.join(_shared(record.scenario, steps)), []).append(record)
+        groups.setdefault(shlex.join(_shared(record.scenario, steps, rounds)), []).append(record)
     whole = [command for shared, group in groups.items() for command in _of_group(shared, group)]
     return _merged(whole)
 
@@ -49,7 +49,7 @@ def _merged(whole: Sequence[str]) -> list[str]:
             for rest, models in groups.items()]  # fmt: skip
 
 
-def _shared(scenario: Mapping[str, Any], steps: int | None) -> list[str]:
+def _shared(scenario: Mapping[str, Any], steps: int | None, rounds: int | None) -> list[str]:
     words = ["memprof", "compare", "--model", str(scenario["model"])]
     for key, default in _OPTIONS.items():
         value = scenario.get(key, default)
@@ -57,7 +57,7 @@ def _shared(scenario: Mapping[str, Any], steps: int | None) -> list[str]:
             words += [_flag(key), str(value)]
     if scenario.get("checkpointing"):
         words.append("--checkpointing")
-    return [*words, *_text(scenario), *_overrides(scenario), *_place(scenario, steps)]
+    return [*words, *_text(scenario), *_overrides(scenario), *_place(scenario, steps, rounds)]
 
 
 def _text(scenario: Mapping[str, Any]) -> list[str]:
@@ -75,10 +75,11 @@ def _overrides(scenario: Mapping[str, Any]) -> list[str]:
     return [word for key in changed for word in (_flag(key), str(scenario[key]))]
 
 
-def _place(scenario: Mapping[str, Any], steps: int | None) -> list[str]:
+def _place(scenario: Mapping[str, Any], steps: int | None, rounds: int | None) -> list[str]:
     """Where it is measured, or for which kernels it is not."""
     if scenario.get("device"):
-        return ["--measure", "--device", str(scenario["device"]), *([] if steps is None else ["--steps", str(steps)])]
+        given = {"--device": scenario["device"], "--rounds": rounds, "--steps": steps}
+        return ["--measure", *(word for flag, said in given.items() if said is not None for word in (flag, str(said)))]
     family = str(scenario.get("kernels") or "cuda").partition("-")[0]
     return ["--no-measure", *([] if family == "cuda" else ["--kernels", family])]
 

@@ -89,6 +89,8 @@ class Run:
     records: Sequence[Record]
     steps: int | None = None
     """timed steps; None where it does not say"""
+    rounds: int | None = None
+    """of the race that they were timed in; None where each step was timed by itself"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""What torch raises, told apart: out of memory, not possible here, or anything else."""
+"""What goes wrong where a cell runs, told apart: out of memory, not possible here, or anything else."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 
 from memprof.child import CellError, one_line
 from memprof.errors import MemprofError, UnsupportedError
+from memprof.scenario import Scenario
 
 NO_ROOM = ("can't allocate memory", "out of memory", "_alloc_failed")
 """how torch says so where it has no `OutOfMemoryError`: its CPU allocator, a CUDA call, cuBLAS and cuSOLVER"""
@@ -34,3 +35,12 @@ def cell_errors() -> Iterator[None]:
         raise
     except Exception as error:
         raise CellError("crashed", one_line(f"{type(error).__name__}: {error}")) from None
+
+
+def read_text_of(scenario: Scenario) -> None:
+    """Have the text in memory before anything is measured, and be sure that it is the one that the scenario names."""
+    try:
+        if scenario.text is not None:
+            scenario.text.content()
+    except MemprofError as error:
+        raise CellError("crashed", one_line(str(error))) from None

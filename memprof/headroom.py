@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,10 +29,12 @@ class Headroom:
 
     needed: int
     max_fraction: float = MAX_FRACTION
+    steady: int = 0
+    """of what is needed, what is held between steps too"""
 
     @classmethod
     def of(cls, traced: Memory, max_fraction: float) -> Headroom:
-        return cls(max(traced.peak, traced.refresh_peak or 0), max_fraction)
+        return cls(max(traced.peak, traced.refresh_peak or 0), max_fraction, traced.steady)
 
     def check(self, device: Device) -> None:
         """Refuse what cannot fit, before the machine is driven out of memory."""
@@ -44,6 +46,16 @@ class Headroom:
             f"needs {format_size(self.needed)} GiB by trace, and {format_size(free)} GiB are free on {device.kind}, of "
             f"which --max-fraction {self.max_fraction:g} may be used; a larger --max-fraction tries all the same",
         )
+
+
+def fit_together(rooms: Sequence[Headroom], device: Device) -> bool:
+    """Whether cells that take their steps in turn may live side by side: each holds what is steady, and one is at its
+    worst instant."""
+    free = device.free_bytes()
+    if free is None or not rooms:
+        return True
+    needed = sum(room.steady for room in rooms) + max(room.needed - room.steady for room in rooms)
+    return needed <= min(room.max_fraction for room in rooms) * free
 
 
 def outgrown(scenario: Scenario, failed: Iterable[Record]) -> str | None:

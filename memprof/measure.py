@@ -1,8 +1,7 @@
-"""The measured witness: real training steps on a device, a memory pass and a timing pass apart."""
+"""The measured witness, as far as memory goes: real training steps on a device. `race/` measures how fast they are."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,39 +14,19 @@ from memprof.scenario import Scenario
 from memprof.shapes import override
 from memprof.step import prepare, request_refresh, train_step
 from memprof.timeline import EXTRA, OPTIMIZER_STATE, PARAM, REFRESH
-from memprof.timing import time_steps
 from memprof.watch import Watched, watch_memory
 
-DEFAULT_STEPS = 10
 TINY = 8
-
-
-def measure(scenario: Scenario, device: Device, steps: int = DEFAULT_STEPS, history: Path | None = None) -> Measured:
-    """Train the scenario for some steps on `device` and say what it cost.
-
-    On a CPU the resident set is a high-water mark of the whole process: measure in a process of its own (the runner
-    does).
-    """
-    memory = measure_memory(scenario, device, history)
-    device.reset()
-    timing = time_steps(scenario, device, steps)
-    speed = timing.examples_per_second(scenario)
-    return replace(
-        memory,
-        examples_per_second=speed,
-        tokens_per_second=speed.median * scenario.seq_len,
-        step_seconds=timing.step_seconds(),
-        joules_per_example=timing.joules_per_example,
-        loss_first=_finite(timing.losses[0]),
-        loss_last=_finite(timing.losses[-1]),
-    )
+WARMUP_STEPS = 2
+"""before the plain step that is timed: one creates the state, one finds all kernels chosen"""
 
 
 def measure_memory(scenario: Scenario, device: Device, history: Path | None = None) -> Measured:
     """What the scenario's steps take of `device`'s memory, as its allocator and the driver or operating system say.
 
     Plain steps go before the recorded ones: they say how long a step takes unrecorded, and what the resident set is
-    without a profiler in it. With `history` the recording is kept in that file.
+    without a profiler in it. That is a high-water mark of the whole process: measure in a process of its own (the
+    runner does). With `history` the recording is kept in that file.
     """
     warm_up(scenario, device)
     resident = resident_bytes()
@@ -82,9 +61,10 @@ def warm_up(scenario: Scenario, device: Device) -> None:
 
 
 def time_plain_step(scenario: Scenario, device: Device) -> float:
-    """Seconds of an ordinary step between one that creates the state and one with periodic work, unrecorded."""
+    """Seconds of an ordinary step, unrecorded, between two that warm up and one with periodic work."""
     model, optimizer = prepare(scenario, device.torch_device)
-    train_step(model, optimizer, scenario)
+    for _ in range(WARMUP_STEPS):
+        train_step(model, optimizer, scenario)
     device.synchronize()
     begin = device.now()
     train_step(model, optimizer, scenario)
@@ -143,8 +123,3 @@ def _seen(watched: Watched) -> Measured:
         refresh_peak=None if refresh is None else refresh.peak,
         phase_peaks=ordinary.phase_peaks | {REFRESH: None if refresh is None else refresh.phase_peaks.get(REFRESH)},
     )
-
-
-def _finite(value: float) -> float | None:
-    """A diverged loss is not a number, and JSON has none for it."""
-    return value if math.isfinite(value) else None

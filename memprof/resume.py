@@ -13,7 +13,7 @@ from memprof.run_file import Maker
 
 RESULTS = ("ok", "oom")
 """statuses that need no second run: out of memory is a result too; a crash, a timeout or an interrupt is none"""
-OF_THE_DEVICE = ("steps", "device", "gpu")
+OF_THE_DEVICE = ("steps", "rounds", "device", "gpu")
 """facts that every result depends on, an out-of-memory one too"""
 WAYS = "take another folder, or use --force to start over"
 

@@ -29,13 +29,20 @@ class Maker:
     """versions, machine and device; no host, no user, no path"""
     steps: int | None = None
     """timed steps; None where nothing is measured"""
+    rounds: int | None = None
+    """of the race that they were timed in; None also of a run that was made before there were races"""
 
     def header(self) -> dict[str, Any]:
-        return {"schema_version": SCHEMA_VERSION, "environment": dict(self.environment), "steps": self.steps}
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "environment": dict(self.environment),
+            "steps": self.steps,
+            "rounds": self.rounds,
+        }
 
     def facts(self) -> dict[str, Any]:
-        """The steps first: they are what a command line changes most easily."""
-        return {"steps": self.steps, **self.environment}
+        """Steps and rounds first: they are what a command line changes most easily."""
+        return {"steps": self.steps, "rounds": self.rounds, **self.environment}
 
 
 def load(path: str | Path) -> list[Record]:
@@ -53,7 +60,10 @@ def read_environment(path: str | Path) -> dict[str, Any]:
 def read_maker(path: str | Path) -> Maker:
     """What made the run, by its last header; a run without one does not say."""
     headers = [value for place, value in _lines(_file(path)) if _is_header(place, value)]
-    return Maker(headers[-1].get("environment") or {}, headers[-1].get("steps")) if headers else Maker()
+    if not headers:
+        return Maker()
+    last = headers[-1]
+    return Maker(last.get("environment") or {}, last.get("steps"), last.get("rounds"))
 
 
 def _file(path: str | Path) -> Path:
@@ -112,9 +122,9 @@ def _is_header(place: str, value: Any) -> bool:
         raise MemprofError(f"{place}: schema {value['schema_version']!r}; this memprof reads schema {SCHEMA_VERSION}")
     if not isinstance(value.get("environment"), dict | None):
         raise MemprofError(f"{place}: the environment is not a table of facts")
-    steps = value.get("steps")
-    if not isinstance(steps, int | None) or isinstance(steps, bool):
-        raise MemprofError(f"{place}: the steps are not a number")
+    for name in ("steps", "rounds"):
+        if not isinstance(value.get(name), int | None) or isinstance(value.get(name), bool):
+            raise MemprofError(f"{place}: the {name} are not a number")
     return True
 
 

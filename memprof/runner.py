@@ -1,4 +1,4 @@
-"""Runs one cell: formula and trace here, measurement in a process of its own, whatever becomes of it.
+"""Runs one cell: formula and trace here, speed and memory each in a process apart, whatever becomes of it.
 
 A measured child gets the scenario as JSON on its standard input and answers with JSON on its standard output; this
 process holds no tensors and unpickles nothing. Only a user's own `Method` object, which has no name that could be sent,
@@ -8,23 +8,30 @@ is measured here, and its record says so.
 from __future__ import annotations
 
 import json
-import signal
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 from memprof.catalogue import METHODS, get_method
-from memprof.child import MAX_ANSWER, NO_ANSWER, CellError, Reply, ask_child, one_line
+from memprof.child import NO_ANSWER, CellError, Reply, ask_child, data_of, one_line
 from memprof.device import get_device
 from memprof.errors import MemprofError, UnsupportedError
 from memprof.formula import formula
+from memprof.guard import cell_errors, read_text_of
 from memprof.headroom import MAX_FRACTION, Headroom
-from memprof.measure import DEFAULT_STEPS, measure
+from memprof.history_file import history_path
+from memprof.learning import judge
+from memprof.measure import measure_memory
 from memprof.method import Method
-from memprof.oom import OomKills
-from memprof.record import STATUSES, Measured, Record, measured_from_dict
+from memprof.race.ask import Race, Result
+from memprof.race.here import race_here
+from memprof.race.laps import DEFAULT_ROUNDS, DEFAULT_STEPS
+from memprof.race.result import CONTAMINATED
+from memprof.record import Measured, Record, measured_from_dict
 from memprof.scenario import Scenario
 from memprof.shapes import LlamaShape
+from memprof.text import Text
 from memprof.trace import trace
 
 DEFAULT_TIMEOUT = 1_800.0
@@ -33,38 +40,60 @@ DESCRIBE_TIMEOUT = 120.0
 IN_PROCESS = "in-process"
 """flag of a cell that was measured in the calling process, beside all that this one holds; nothing bounds its time"""
 MEASURED_HERE = "measured in the calling process: a method of your own is not sent to one of its own"
-DIVERGED = "the loss is not finite: the training diverged"
-NO_ROOM = ("can't allocate memory", "out of memory", "_alloc_failed")
-"""how torch says so where it has no `OutOfMemoryError`: its CPU allocator, a CUDA call, cuBLAS and cuSOLVER"""
 
 
 def run_cell(
     scenario: Scenario,
     *,
+    rounds: int = DEFAULT_ROUNDS,
     steps: int = DEFAULT_STEPS,
     timeout: float = DEFAULT_TIMEOUT,
     max_fraction: float = MAX_FRACTION,
+    histories: Path | None = None,
+    predicted: Record | None = None,
+    raced: Result | None = None,
 ) -> Record:
-    """A record of the scenario; what goes wrong in running it becomes the record's status and reason."""
-    predicted = formula(scenario)
-    identity: dict[str, Any] = {"id": scenario.id, "scenario": plain(scenario.to_dict()), "formula": predicted}
+    """A record of the scenario; what goes wrong in running it becomes the record's status and reason.
+
+    With `histories` what its allocator did is kept in that folder. `predicted` and `raced` are what is known of it
+    already; without the latter it is timed by itself.
+    """
+    record = predicted or predict(scenario)
+    if scenario.device is None or record.trace is None:
+        return record
+    here = not has_a_name(scenario.method)
+    room = Headroom.of(record.trace, max_fraction)
+    record = replace(record, flags=(IN_PROCESS,) if here else ())
+    history = None if histories is None else history_path(histories, scenario.id)
     try:
-        traced = trace(scenario)
+        if raced is None:
+            race = Race(scenarios=(scenario,), rooms={scenario.id: room}, rounds=rounds, steps=steps, timeout=timeout)
+            raced = race_here(race) if here else race.run()[scenario.id]
+        if isinstance(raced, CellError):
+            raise raced
+        memory = (
+            guarded_measure(scenario, room, history) if here else measure_in_child(scenario, timeout, room, history)
+        )
+    except CellError as error:
+        return replace(record, status=error.status, reason=str(error))
+    measured = raced.with_memory(memory)
+    verdict = judge(scenario, measured)
+    told = ([verdict.reason] if verdict else []) + [MEASURED_HERE] * here
+    flags = [*record.flags, *raced.flags]
+    flags += [CONTAMINATED] if memory.others else []
+    flags += [verdict.flag] if verdict else []
+    return replace(record, measured=measured, flags=tuple(dict.fromkeys(flags)), reason="; ".join(told) or None)
+
+
+def predict(scenario: Scenario) -> Record:
+    """Formula and trace: all that a scenario without a device has."""
+    identity: dict[str, Any] = {"id": scenario.id, "scenario": plain(scenario.to_dict()), "formula": formula(scenario)}
+    try:
+        return Record(**identity, trace=trace(scenario))
     except MemprofError:
         raise
     except Exception as error:
         return Record(**identity, status="crashed", reason=one_line(f"trace: {type(error).__name__}: {error}"))
-    if scenario.device is None:
-        return Record(**identity, trace=traced)
-    here = not _has_a_name(scenario.method)
-    identity |= {"trace": traced, "flags": (IN_PROCESS,) if here else ()}
-    room = Headroom.of(traced, max_fraction)
-    try:
-        measured = guarded_measure(scenario, steps, room) if here else measure_in_child(scenario, steps, timeout, room)
-    except CellError as error:
-        return Record(**identity, status=error.status, reason=str(error))
-    told = [DIVERGED] * (measured.loss_last is None) + [MEASURED_HERE] * here
-    return Record(**identity, measured=measured, reason="; ".join(told) or None)
 
 
 def unfinished(scenario: Scenario, status: str, reason: str) -> Record:
@@ -77,40 +106,26 @@ def plain(data: Mapping[str, Any]) -> dict[str, Any]:
     return dict(json.loads(json.dumps(data)))
 
 
-def _has_a_name(method: Method) -> bool:
+def has_a_name(method: Method) -> bool:
     """Whether a child finds the method by its name. A user's own class has none that may be sent: it would be code."""
     return METHODS.get(method.name) is type(method)
 
 
-def guarded_measure(scenario: Scenario, steps: int, headroom: Headroom) -> Measured:
-    """Measure if there is room, with torch's errors told apart: out of memory, or anything else."""
-    import torch
-
+def guarded_measure(scenario: Scenario, headroom: Headroom, history: Path | None = None) -> Measured:
+    """Measure its memory if there is room, with torch's errors told apart: out of memory, or anything else."""
     assert scenario.device is not None
-    try:
+    with cell_errors():
         device = get_device(scenario.device)
+        read_text_of(scenario)
         headroom.check(device)
-        return measure(scenario, device, steps)
-    except CellError:
-        raise
-    except torch.OutOfMemoryError as error:
-        raise CellError("oom", one_line(str(error))) from None
-    except MemoryError:
-        raise CellError("oom", "the host has no memory left") from None
-    except RuntimeError as error:
-        status = "oom" if any(words in str(error).lower() for words in NO_ROOM) else "crashed"
-        raise CellError(status, one_line(str(error))) from None
-    except UnsupportedError as error:
-        raise CellError("unsupported", one_line(str(error))) from None
-    except MemprofError:
-        raise
-    except Exception as error:
-        raise CellError("crashed", one_line(f"{type(error).__name__}: {error}")) from None
+        return measure_memory(scenario, device, history)
 
 
-def measure_in_child(scenario: Scenario, steps: int, timeout: float, headroom: Headroom) -> Measured:
+def measure_in_child(scenario: Scenario, timeout: float, headroom: Headroom, history: Path | None = None) -> Measured:
     """Measure in a fresh Python process; its crash, hang or rubbish is this cell's status and nothing more."""
-    request = {"scenario": scenario.to_dict(), "steps": steps, "headroom": asdict(headroom)}
+    text = None if scenario.text is None else str(scenario.text.path)
+    request = {"scenario": scenario.to_dict(), "headroom": asdict(headroom), "text": text,
+               "history": None if history is None else str(history)}  # fmt: skip
     return read_answer(ask_child(request, timeout))
 
 
@@ -131,43 +146,21 @@ def describe_device(kind: str) -> dict[str, Any]:
 
 def read_answer(reply: Reply) -> Measured:
     """A child's answer, checked; anything else than a measurement raises `CellError`."""
-    if reply.code == -signal.SIGKILL:
-        raise _killed(reply.oom_before, reply.oom_after)
-    if reply.code < 0:
-        raise CellError("crashed", f"the measuring process died of signal {-reply.code}")
-    if reply.code != 0:
-        raise CellError("crashed", one_line(f"the measuring process failed (exit {reply.code}): {reply.last_words}"))
+    data = data_of(reply)
     try:
-        if len(reply.answer) > MAX_ANSWER:
-            raise ValueError("too long")
-        data = json.loads(reply.answer)
-        if data.get("status") in STATUSES[1:]:
-            raise CellError(data["status"], one_line(str(data["reason"])))
         return measured_from_dict(data["measured"])
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, MemprofError):
+    except (KeyError, TypeError, AttributeError, MemprofError):
         raise CellError("crashed", NO_ANSWER) from None
 
 
-def _killed(before: OomKills, after: OomKills) -> CellError:
-    """By the kernel for memory, or by somebody else: its count tells. Where there is none, memory is likeliest."""
-    killed = after.since(before)
-    if killed is None:
-        why = "perhaps by the kernel's out-of-memory killer; nothing here counts its kills"
-        return CellError("oom", f"the measuring process was killed by signal 9, {why}")
-    if killed <= 0:
-        why = "though the kernel counted no out-of-memory kill: a job scheduler's limit, or somebody else's doing"
-        return CellError("crashed", f"the measuring process was killed by signal 9, {why}")
-    counter = f"oom_kill in {after.source} went from {before.count} to {after.count}"
-    return CellError("oom", f"the measuring process was killed by the kernel's out-of-memory killer ({counter})")
-
-
-def scenario_from_dict(data: Mapping[str, Any]) -> Scenario:
-    """The scenario that `to_dict` wrote; its method is looked up by name."""
+def scenario_from_dict(data: Mapping[str, Any], text: str | None = None) -> Scenario:
+    """The scenario that `to_dict` wrote; its method is looked up by name, its text lies at `text`."""
     hyperparameters = {k: tuple(v) if isinstance(v, list) else v for k, v in data["hyperparameters"].items()}
     plain_fields = ("model", "batch_size", "accumulation", "seq_len", "dtype", "kernels", "checkpointing",
                     "loss_chunks", "clip_grad_norm", "counting", "device", "seed")  # fmt: skip
     return Scenario(
         shape=LlamaShape(**data["shape"]),
         method=get_method(data["method"], **hyperparameters),
+        text=Text(**data["text"], path=Path(text)) if text is not None else None,
         **{name: data[name] for name in plain_fields},
     )

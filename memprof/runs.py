@@ -29,7 +29,7 @@ def read_runs(paths: Sequence[Path]) -> Runs:
     for record in (record for records, _ in read for record in records):
         if record.measured or record.id not in found or not found[record.id].measured:
             found[record.id] = record
-    made = [command for records, maker in read for command in commands(records, maker.steps)]
+    made = [command for records, maker in read for command in commands(records, maker.steps, maker.rounds)]
     return Runs(list(found.values()), _together([maker for _, maker in read]), list(dict.fromkeys(made)))
 
 

@@ -42,17 +42,22 @@ def depend_on(parent: int) -> None:
 
 
 def answer(request: dict[str, Any]) -> dict[str, Any]:
-    """What a device is, or what a scenario costs on it."""
+    """What a device is, how fast scenarios are there, or what one takes of its memory."""
     from memprof.child import CellError
     from memprof.device import get_device
     from memprof.headroom import Headroom
+    from memprof.race.serve import serve
     from memprof.runner import guarded_measure, scenario_from_dict
 
     if "describe" in request:
         return {"described": get_device(request["describe"]).describe()}
     try:
-        scenario, headroom = scenario_from_dict(request["scenario"]), Headroom(**request["headroom"])
-        return {"measured": dataclasses.asdict(guarded_measure(scenario, request["steps"], headroom))}
+        if "race" in request:
+            return serve(request["race"])
+        scenario = scenario_from_dict(request["scenario"], request.get("text"))
+        headroom = Headroom(**request["headroom"])
+        history = None if request.get("history") is None else Path(request["history"])
+        return {"measured": dataclasses.asdict(guarded_measure(scenario, headroom, history))}
     except CellError as error:
         return {"status": error.status, "reason": str(error)}
 

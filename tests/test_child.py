@@ -34,7 +34,7 @@ def child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         program.chmod(0o755)
         monkeypatch.setattr(sys, "executable", str(program))
         try:
-            return measure_in_child(scenario_of(), 2, timeout, NEEDS_NOTHING)
+            return measure_in_child(scenario_of(), timeout, NEEDS_NOTHING)
         except CellError as error:
             return error
 
@@ -50,8 +50,9 @@ def test_the_child_gets_the_scenario_and_nothing_else(child: Any, tmp_path: Path
     request = json.loads((tmp_path / "got").read_text())
     assert request == {
         "scenario": plain(scenario_of().to_dict()),
-        "steps": 2,
         "headroom": dataclasses.asdict(NEEDS_NOTHING),
+        "text": None,
+        "history": None,
     }
 
 

@@ -10,7 +10,7 @@ import pytest
 from memprof.api import plan, run
 from memprof.child import CellError
 from memprof.device import CpuDevice
-from memprof.headroom import Headroom, outgrown
+from memprof.headroom import Headroom, fit_together, outgrown
 from memprof.runner import unfinished
 from memprof.scenario import Scenario
 
@@ -48,8 +48,26 @@ def test_a_refresh_counts_when_it_is_the_worst(fake_device: Any) -> None:
     from memprof.trace import trace
 
     traced = dataclasses.replace(trace(scenario_of("galore")), peak=5, refresh_peak=9)
-    assert Headroom.of(traced, 0.5) == Headroom(9, 0.5)
-    assert Headroom.of(dataclasses.replace(traced, refresh_peak=None), 0.5) == Headroom(5, 0.5)
+    assert Headroom.of(traced, 0.5) == Headroom(9, 0.5, traced.steady)
+    assert Headroom.of(dataclasses.replace(traced, refresh_peak=None), 0.5) == Headroom(5, 0.5, traced.steady)
+
+
+@pytest.mark.parametrize(
+    ("rooms", "free", "fits"),
+    [
+        ([(5, 1.0, 2), (4, 1.0, 3)], 8, True),  # 2 + 3 between steps, and at most 3 more in one
+        ([(5, 1.0, 2), (4, 1.0, 3)], 7, False),
+        ([(5, 0.5, 2), (4, 1.0, 3)], 15, False),
+        ([(5, 0.5, 2), (4, 1.0, 3)], 16, True),
+        ([(5, 1.0, 2)], 5, True),
+        ([(5, 1.0, 2)], None, True),
+        ([], 0, True),
+    ],
+)
+def test_what_fits_side_by_side_by_hand(
+    fake_device: Any, rooms: list[tuple[int, float, int]], free: int | None, fits: bool
+) -> None:
+    assert fit_together([Headroom(*room) for room in rooms], fake_device(free=free)) == fits
 
 
 def test_the_host_has_memory_left() -> None:

@@ -40,14 +40,16 @@ FACTS = {"torch": "2.11.0", "device": "cuda", "gpu": "A100"}
 def test_what_was_measured_otherwise_is_not_continued(
     tmp_path: Path, change: dict[str, Any], steps: int, said: str
 ) -> None:
-    store = RunStore.create(tmp_path, maker=Maker(FACTS, steps=10))
+    store = RunStore.create(tmp_path, maker=Maker(FACTS, steps=10, rounds=6))
     store.append(measured("adamw"))
     store.close()
     before = snapshot(tmp_path)
     with pytest.raises(MemprofError, match=f"was made with other facts: {said}; .*--force") as error:
-        RunStore.create(tmp_path, resume=True, maker=Maker(FACTS | change, steps=steps))
+        RunStore.create(tmp_path, resume=True, maker=Maker(FACTS | change, steps=steps, rounds=6))
     assert "\n" not in str(error.value) and snapshot(tmp_path) == before
-    RunStore.create(tmp_path, resume=True, maker=Maker(FACTS, steps=10)).close()
+    with pytest.raises(MemprofError, match=r"rounds \(6 there, 5 here\)"):
+        RunStore.create(tmp_path, resume=True, maker=Maker(FACTS, steps=10, rounds=5))
+    RunStore.create(tmp_path, resume=True, maker=Maker(FACTS, steps=10, rounds=6)).close()
     assert snapshot(tmp_path) == before
 
 

@@ -18,10 +18,11 @@ from memprof.child import MAX_ANSWER, CellError, Reply, one_line
 from memprof.errors import MemprofError, UnsupportedError
 from memprof.method import Footprint, Method, Weight
 from memprof.methods.adamw import AdamW
-from memprof.record import Measured
+from memprof.race.ask import Race
+from memprof.record import Measured, Record
 from memprof.runner import IN_PROCESS, guarded_measure, read_answer, run_cell, scenario_from_dict
 from memprof.scenario import Scenario
-from tests.cells import ANSWER, MEASURED, NEEDS_NOTHING, scenario_of
+from tests.cells import ANSWER, MEASURED, NEEDS_NOTHING, RACED, scenario_of, without_race
 
 RUBBISH = {
     "empty": b"",
@@ -81,9 +82,9 @@ def test_an_error_while_measuring_becomes_a_status(
     def fail(*_: object) -> Measured:
         raise raised
 
-    monkeypatch.setattr(memprof.runner, "measure", fail)
+    monkeypatch.setattr(memprof.runner, "measure_memory", fail)
     with pytest.raises(CellError, match=said) as error:
-        guarded_measure(scenario_of(), 2, NEEDS_NOTHING)
+        guarded_measure(scenario_of(), NEEDS_NOTHING)
     assert error.value.status == status and "\n" not in str(error.value)
 
 
@@ -94,10 +95,32 @@ def test_a_failed_measurement_leaves_formula_and_trace(
     def fail(*_: object) -> Measured:
         raise CellError(status, reason)
 
+    without_race(monkeypatch)
     monkeypatch.setattr(memprof.runner, "measure_in_child", fail)
     record = run_cell(scenario_of())
     assert (record.status, record.reason, record.measured) == (status, reason, None)
     assert record.formula is not None and record.trace is not None
+
+
+@pytest.mark.parametrize(("status", "reason"), [("oom", "9 bytes"), ("skipped", "needs 3 GiB")])
+def test_what_could_not_be_timed_is_not_tried_again(monkeypatch: pytest.MonkeyPatch, status: str, reason: str) -> None:
+    monkeypatch.setattr(memprof.runner, "measure_in_child", lambda *_: pytest.fail("measured"))
+    for known in (CellError(status, reason), None):
+        monkeypatch.setattr(Race, "run", lambda race: {one.id: CellError(status, reason) for one in race.scenarios})
+        record = run_cell(scenario_of(), raced=known)
+        assert (record.status, record.reason, record.measured) == (status, reason, None)
+        assert record.formula is not None and record.trace is not None
+
+
+def test_speed_and_memory_become_one_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memprof.runner, "measure_in_child", lambda *_: dataclasses.replace(MEASURED, others=1))
+    raced = dataclasses.replace(RACED, flags=("contaminated", "throttled"))
+    record = run_cell(scenario_of(), raced=raced)
+    assert record.flags == ("contaminated", "throttled"), "each once, whichever pass saw it"
+    assert record.measured is not None
+    assert (record.measured.peak, record.measured.speed, record.measured.loss_last) == (MEASURED.peak, RACED.speed, 2.0)
+    assert record.measured.step_seconds == RACED.step_seconds and record.measured.tokens_per_second == 16.0
+    assert Record.from_dict(json.loads(json.dumps(record.to_dict()))).measured == record.measured
 
 
 def test_a_trace_that_breaks_is_a_crashed_cell(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,6 +144,7 @@ def test_bad_usage_is_not_a_status(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_without_a_device_nothing_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Race, "run", lambda *_: pytest.fail("timed"))
     for name in ("measure_in_child", "guarded_measure"):
         monkeypatch.setattr(memprof.runner, name, lambda *_: pytest.fail("measured"))
     record = run_cell(scenario_of(device=None))
@@ -148,7 +172,8 @@ class Disguised(AdamW):
 
 @pytest.mark.parametrize("method", [Mine(), Disguised()], ids=["own name", "borrowed name"])
 def test_a_users_own_method_is_measured_right_here(monkeypatch: pytest.MonkeyPatch, method: Method) -> None:
-    monkeypatch.setattr(memprof.runner, "measure_in_child", lambda *_: pytest.fail("a child knows only the catalogue"))
+    for name in ("memprof.runner.ask_child", "memprof.race.ask.ask_child"):
+        monkeypatch.setattr(name, lambda *_: pytest.fail("a child knows only the catalogue"))
     record = run_cell(scenario_of(method), steps=2)
     assert record.status == "ok", record.reason
     assert record.flags == (IN_PROCESS,)
@@ -171,12 +196,14 @@ def test_a_users_own_method_that_breaks_is_a_crashed_cell(monkeypatch: pytest.Mo
 
 
 def test_a_diverging_method_of_ones_own_says_both(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memprof.runner, "measure", lambda *_: dataclasses.replace(MEASURED, loss_last=None))
-    reason = str(run_cell(scenario_of(Mine()), steps=2).reason)
+    monkeypatch.setattr(memprof.runner, "measure_memory", lambda *_: MEASURED)
+    monkeypatch.setattr(memprof.runner, "race_here", lambda race: dataclasses.replace(RACED, loss_last=None))
+    reason = str(run_cell(scenario_of(Mine())).reason)
     assert "the training diverged; measured in the calling process" in reason
 
 
 def test_only_what_was_measured_here_is_flagged(monkeypatch: pytest.MonkeyPatch) -> None:
+    without_race(monkeypatch)
     monkeypatch.setattr(memprof.runner, "measure_in_child", lambda *_: MEASURED)
     assert run_cell(scenario_of()).flags == ()
     assert run_cell(scenario_of(Mine(), device=None)).flags == ()

@@ -20,7 +20,7 @@ from memprof.store import RENDERED, RunStore, render
 from tests.made_records import make, snapshot
 
 ENVIRONMENT = {"torch": "2.11.0"}
-MAKER = Maker(ENVIRONMENT, steps=10)
+MAKER = Maker(ENVIRONMENT, steps=10, rounds=6)
 
 
 def test_what_was_appended_is_loaded(tmp_path: Path) -> None:
@@ -30,7 +30,10 @@ def test_what_was_appended_is_loaded(tmp_path: Path) -> None:
     assert store.load() == load(store.path) == load(store.path / RECORDS) == [make("adamw"), make("lora")]
     assert read_environment(store.path) == ENVIRONMENT
     header, *lines = (store.path / RECORDS).read_text().splitlines()
-    assert json.loads(header) == {"schema_version": 1, "environment": ENVIRONMENT, "steps": 10} and len(lines) == 2
+    assert (
+        json.loads(header) == {"schema_version": 1, "environment": ENVIRONMENT, "steps": 10, "rounds": 6}
+        and len(lines) == 2
+    )
 
 
 def test_a_line_is_on_the_disk_when_append_returns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

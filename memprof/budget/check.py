@@ -171,7 +171,7 @@ def _check_speed(
                  why=why)  # fmt: skip
 
 
-_NARROWER = "more --steps make an interval narrower"
+_NARROWER = "more --rounds make an interval narrower"
 
 
 def _span(speed: Interval) -> str:

@@ -12,9 +12,9 @@ from memprof.budget.check import Check, Verdict, check_records, require_baseline
 from memprof.budget.config import Budget, BudgetFile, read_budgets
 from memprof.budget.rewrite import new_limits, rewrite
 from memprof.budget.source import shown
-from memprof.diff.speed import FEWEST_STEPS
+from memprof.diff.speed import FEWEST
 from memprof.errors import MemprofError, NothingToDoError
-from memprof.measure import DEFAULT_STEPS
+from memprof.race.laps import DEFAULT_ROUNDS, DEFAULT_STEPS
 from memprof.record import Record
 from memprof.runner import DEFAULT_TIMEOUT
 from memprof.scenario import Scenario
@@ -52,6 +52,7 @@ def check_file(
     file: BudgetFile,
     *,
     device: str | None = None,
+    rounds: int = DEFAULT_ROUNDS,
     steps: int = DEFAULT_STEPS,
     timeout: float = DEFAULT_TIMEOUT,
     update: bool = False,
@@ -63,13 +64,13 @@ def check_file(
     `update` accepts the records as the new baseline before the check, `update_limits` sets absolute limits to them;
     neither is done when a cell gave no record.
     """
-    if device is not None and steps < FEWEST_STEPS:
-        raise MemprofError(f"{steps} steps are too few for an interval; a check times at least {FEWEST_STEPS}")
+    if device is not None and rounds < FEWEST:
+        raise MemprofError(f"{rounds} rounds are too few for an interval; a check runs at least {FEWEST}")
     facts = dict(environment(device))
     scenarios = [_plan(file, budget, device) for budget in file.budgets]
     if not update:
         _require_baseline(file, scenarios)
-    records = _run(scenarios, steps, timeout, on_record)
+    records = _run(scenarios, on_record, rounds=rounds, steps=steps, timeout=timeout)
     whole = all(record.status == "ok" for record in records.values())
     notes = []
     if update and whole:
@@ -128,13 +129,11 @@ def _require_baseline(file: BudgetFile, scenarios: Sequence[Scenario]) -> None:
             raise NothingToDoError(f"{file.source.where(budget.index)}: {error}") from None
 
 
-def _run(
-    scenarios: Sequence[Scenario], steps: int, timeout: float, on_record: Callable[[int, int], None]
-) -> dict[str, Record]:
+def _run(scenarios: Sequence[Scenario], on_record: Callable[[int, int], None], **options: Any) -> dict[str, Record]:
     """Each scenario once, whatever number of budgets it has."""
     different = {scenario.id: scenario for scenario in scenarios}
     records: dict[str, Record] = {}
-    for record in run(different.values(), steps=steps, timeout=timeout):
+    for record in run(different.values(), **options):
         records[record.id] = record
         on_record(len(records), len(different))
     return records

@@ -22,7 +22,8 @@ def check(
     file: Annotated[str | None, typer.Argument(help="Budget file. [default: memprof.toml here, or tool.memprof in pyproject.toml]")] = None,  # noqa: E501
     measure: Annotated[bool, typer.Option("--measure", help="Check real steps instead of a trace.", rich_help_panel=MEASURING)] = False,  # noqa: E501
     device: Annotated[str | None, typer.Option(help="Where to measure: cuda or cpu; implies --measure.", rich_help_panel=MEASURING)] = None,  # noqa: E501
-    steps: Annotated[int | None, typer.Option(min=6, max=100_000, help="Timed optimizer steps. [default: 10]", rich_help_panel=MEASURING)] = None,  # noqa: E501
+    rounds: Annotated[int | None, typer.Option(min=6, max=1_000, help="Rounds in which steps are timed. [default: 6]", rich_help_panel=MEASURING)] = None,  # noqa: E501
+    steps: Annotated[int | None, typer.Option(min=1, max=100_000, help="Timed ordinary steps, spread over the rounds; one a round at least. [default: 10]", rich_help_panel=MEASURING)] = None,  # noqa: E501
     timeout: Annotated[float | None, typer.Option(min=1.0, max=1e6, help="Seconds that one measured cell may take. [default: 1800]", rich_help_panel=MEASURING)] = None,  # noqa: E501
     update: Annotated[bool, typer.Option("--update", help="Accept what is found as the new baseline.", rich_help_panel=UPDATING)] = False,  # noqa: E501
     update_limits: Annotated[bool, typer.Option("--update-limits", help="Set absolute limits to what is found, rounded up.", rich_help_panel=UPDATING)] = False,  # noqa: E501
@@ -34,7 +35,8 @@ def check(
     from memprof.budget.config import read_budgets
     from memprof.budget.source import passed_over
 
-    measured = {option: value for option, value in (("steps", steps), ("timeout", timeout)) if value is not None}
+    asked = {"rounds": rounds, "steps": steps, "timeout": timeout}
+    measured = {option: value for option, value in asked.items() if value is not None}
     outputs: dict[str, Path] = {}
     with _failure_told(outputs):
         outputs |= _outputs(file, {"junit": junit, "markdown": markdown})

@@ -41,15 +41,18 @@ def compare(
     text: Annotated[str | None, typer.Option(metavar="FILE", help="Measured steps train on the bytes of this file, its first GiB at most, instead of synthetic tokens.", rich_help_panel=MEASURING)] = None,  # noqa: E501
     measure: Annotated[bool | None, typer.Option("--measure/--no-measure", help="Take real steps too. [default: when CUDA is there]", rich_help_panel=MEASURING)] = None,  # noqa: E501
     device: Annotated[str | None, typer.Option(help="Where to measure: cuda or cpu.", rich_help_panel=MEASURING)] = None,  # noqa: E501
-    steps: Annotated[int, typer.Option(min=2, max=100_000, help="Timed optimizer steps.", rich_help_panel=MEASURING)] = 10,  # noqa: E501
+    rounds: Annotated[int, typer.Option(min=1, max=1_000, help="Rounds of a race: in each every method has its turn, in random order, and speeds are compared round by round.", rich_help_panel=MEASURING)] = 6,  # noqa: E501
+    steps: Annotated[int, typer.Option(min=1, max=100_000, help="Timed ordinary steps of each method, spread over the rounds; one a round at least.", rich_help_panel=MEASURING)] = 10,  # noqa: E501
     timeout: Annotated[float, typer.Option(min=1.0, max=1e6, help="Seconds that one measured cell may take.", rich_help_panel=MEASURING)] = 1_800.0,  # noqa: E501
     max_fraction: Annotated[float, typer.Option(min=0.01, max=100.0, help="Skip a cell that needs more than this share of the free memory; above 1 tries what does not fit.", rich_help_panel=MEASURING)] = 0.95,  # noqa: E501
     by: Annotated[Witness | None, typer.Option(help="Whose figures the columns show. [default: the strongest that ran; the formula's under a paper's counting]", rich_help_panel=OUTPUT)] = None,  # noqa: E501
     unit: Annotated[str | None, typer.Option(help="GiB (2**30), GB (1e9), MiB, MB, ... [default: GiB, or MiB where no peak reaches 0.01 GiB]", rich_help_panel=OUTPUT)] = None,  # noqa: E501
     fits: Annotated[str | None, typer.Option(help="Say what fits a memory such as 24GiB.", rich_help_panel=OUTPUT)] = None,  # noqa: E501
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.", rich_help_panel=OUTPUT)] = False,  # noqa: E501
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Each line of a measured process's memory, and how each speed was come by.", rich_help_panel=OUTPUT)] = False,  # noqa: E501
     output: Annotated[str | None, typer.Option("--output", "-o", help="Keep the run in this folder: records, tables, charts.", rich_help_panel=OUTPUT)] = None,  # noqa: E501
-    force: Annotated[bool, typer.Option("--force", help="Start over in a folder that holds a run.", rich_help_panel=OUTPUT)] = False,  # noqa: E501
+    histories: Annotated[str | None, typer.Option(metavar="DIR", help="Keep what each measurement records of the allocator in this folder, a file a cell.", rich_help_panel=OUTPUT)] = None,  # noqa: E501
+    force: Annotated[bool, typer.Option("--force", help="Start over in a folder that holds a run, or histories of these cells.", rich_help_panel=OUTPUT)] = False,  # noqa: E501
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in that folder: cells run that neither finished nor ran out of memory.", rich_help_panel=OUTPUT)] = False,  # noqa: E501
     retry_oom: Annotated[bool, typer.Option("--retry-oom", help="With --resume: cells that ran out of memory run again too.", rich_help_panel=OUTPUT)] = False,  # noqa: E501
 ) -> None:  # fmt: skip
@@ -77,8 +80,8 @@ def compare(
         text=text,
     )
     view = View.of(by=by, unit=unit, fits=fits, json=json, output=output, force=force, resume=resume,
-                   retry_oom=retry_oom)  # fmt: skip
-    records = session.run(view, steps=steps, timeout=timeout, max_fraction=max_fraction)
+                   retry_oom=retry_oom, verbose=verbose, histories=histories)  # fmt: skip
+    records = session.run(view, rounds=rounds, steps=steps, timeout=timeout, max_fraction=max_fraction)
     if any(record.status != "ok" for record in records):
         raise typer.Exit(CellFailedError.exit_code)
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from memprof.report.paper.page import Maker
     from memprof.reproduce.measurements import Measurements
 
-STEPS = 10
+ROUNDS, STEPS = 6, 10
 LOST = 1
 
 
@@ -32,6 +32,7 @@ class Asked:
     trace: bool
     run: str | None
     device: str | None
+    rounds: int
     steps: int
     output: str | None
     force: bool
@@ -41,8 +42,15 @@ class Asked:
         words = ["memprof", "reproduce", self.paper]
         words += [word for table in self.tables for word in ("--table", table)]
         words += [] if self.trace else ["--no-trace"]
+        rounds = str(self.rounds) if self.device is not None and self.rounds != ROUNDS else None
         steps = str(self.steps) if self.device is not None and self.steps != STEPS else None
-        given = {"--run": self.run, "--device": self.device, "--steps": steps, "-o": self.output}
+        given = {
+            "--run": self.run,
+            "--device": self.device,
+            "--rounds": rounds,
+            "--steps": steps,
+            "-o": self.output,
+        }
         words += [word for option, value in given.items() if value is not None for word in (option, value)]
         return shlex.join(words)
 
@@ -54,7 +62,8 @@ def reproduce(
     trace: Annotated[bool, typer.Option("--trace/--no-trace", help="Run the real code on shape-only tensors too: what is stored.")] = True,  # noqa: E501
     run: Annotated[str | None, typer.Option(help="A stored run whose measurements are shown beside.")] = None,
     device: Annotated[str | None, typer.Option(help="Measure the tables' scenarios there: cuda or cpu.")] = None,
-    steps: Annotated[int, typer.Option(min=2, max=100_000, help="Timed optimizer steps of a measurement.")] = STEPS,
+    rounds: Annotated[int, typer.Option(min=1, max=1_000, help="Rounds of a measurement: in each every method has its turn.")] = ROUNDS,  # noqa: E501
+    steps: Annotated[int, typer.Option(min=1, max=100_000, help="Timed ordinary steps of a measurement, over all rounds.")] = STEPS,  # noqa: E501
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")] = False,
     output: Annotated[str | None, typer.Option("--output", "-o", help="Write NAME.md, .csv, .png and .svg into this folder.")] = None,  # noqa: E501
     force: Annotated[bool, typer.Option("--force", help="Overwrite them.")] = False,
@@ -71,7 +80,15 @@ def reproduce(
 
     source = read_paper(paper)
     asked = Asked(
-        paper=paper, tables=table or [], trace=trace, run=run, device=device, steps=steps, output=output, force=force
+        paper=paper,
+        tables=table or [],
+        trace=trace,
+        run=run,
+        device=device,
+        rounds=rounds,
+        steps=steps,
+        output=output,
+        force=force,
     )
     found, failed = _reproduce(source, asked)
     _show(found, failed, json)
@@ -122,7 +139,7 @@ def _measurements(source: Paper, asked: Asked) -> Measurements | None:
     from memprof.reproduce.run import choose
 
     if asked.device is not None:
-        return measure(source, choose(source, asked.tables), asked.device, asked.steps, _progress)
+        return measure(source, choose(source, asked.tables), asked.device, _progress, asked.rounds, asked.steps)
     return None if asked.run is None else stored(asked.run)
 
 

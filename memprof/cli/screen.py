@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Protocol
@@ -13,9 +13,12 @@ from rich.live import Live
 
 from memprof.record import Record
 from memprof.report.describe import labels, models, plain
+from memprof.report.memory_lines import memory_lines
 from memprof.report.process import process_table
 from memprof.report.rows import suitable_unit
+from memprof.report.speed_table import speed_tables
 from memprof.report.table import Comparison, render
+from memprof.units import counted
 
 WIPE = "\r\x1b[K"
 """back to the line's start, and nothing more on it"""
@@ -44,6 +47,15 @@ def print_process(records: Sequence[Record], unit: str) -> None:
         Console(width=None if Console().is_terminal else 120).print(table)
 
 
+def print_details(records: Sequence[Record], unit: str) -> None:
+    """Behind the comparison: where each measuring process's memory went, and how each speed was come by."""
+    speeds = speed_tables(records)
+    tables: list[Fitting] = [*memory_lines(records, unit), *([speeds] if speeds else [])]
+    for part in tables:
+        print(flush=True)
+        print_table(part)
+
+
 def note(text: str) -> None:
     """A line for the reader, not for the data."""
     print(f"memprof: {text}", file=sys.stderr)
@@ -62,11 +74,17 @@ class Progress:
         self.live = live and Console().is_terminal
         self.unit = unit
         self.options = {"by": by, "fits": fits}
+        self._race: Callable[[str], None] = self._say
+
+    def racing(self, entrants: int, rounds: int) -> None:
+        """Show that methods are being timed, which may take longer than all the rest."""
+        self._race(f"timing {counted(entrants, 'method')} in {counted(rounds, 'round')}")
 
     def watch(self, records: Iterable[Record], done: list[Record]) -> None:
         """Draw `records` into `done`; what finished stays there if an interrupt comes."""
         if self.live:
             with Live(self._table(done), console=Console(), auto_refresh=False) as live:
+                self._race = lambda said: live.update(self._table(done, f"{said[:1].upper()}{said[1:]}."), refresh=True)
                 for record in self._collect(records, done):
                     del record
                     live.update(self._table(done), refresh=True)
@@ -82,20 +100,23 @@ class Progress:
             done.append(record)
             yield record
 
-    def _table(self, done: list[Record]) -> Comparison:
+    def _table(self, done: list[Record], note: str = "") -> Comparison:
         """Each row is named as it will be in the end, when all are there to be told apart."""
         waiting = self.names[len(done) :]
-        note = f"Running {waiting[0]}, {len(done) + 1} of {len(self.names)}." if waiting else ""
+        note = note or (f"Running {waiting[0]}, {len(done) + 1} of {len(self.names)}." if waiting else "")
         unit = self.unit or suitable_unit(done)
         table = render(done, pending=waiting, note=note, unit=unit, **self.options)  # type: ignore[arg-type]
         return replace(table, rows=[replace(row, label=self.labels[place]) for place, row in enumerate(table.rows)])
 
     def _line(self, count: int, record: Record) -> None:
-        """On a terminal a line that overwrites itself. A log that nobody takes any more ends no run."""
-        of = f"memprof: {count} of {len(self.names)} done"
         why = "" if record.status == "ok" else f", {record.status}: {plain(record.reason)}"
+        self._say(f"{count} of {len(self.names)} done", f": {self.names[count - 1]}{why}")
+
+    @staticmethod
+    def _say(short: str, more: str = "") -> None:
+        """On a terminal a line that overwrites itself. A log that nobody takes any more ends no run."""
         with suppress(OSError):
             if sys.stderr.isatty():
-                print(f"{WIPE}{of}", end="", file=sys.stderr, flush=True)
+                print(f"{WIPE}memprof: {short}", end="", file=sys.stderr, flush=True)
             else:
-                print(f"{of}: {self.names[count - 1]}{why}", file=sys.stderr, flush=True)
+                print(f"memprof: {short}{more}", file=sys.stderr, flush=True)

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Self
 
 from memprof.api import choose_device, environment, plan, run
 from memprof.catalogue import CORE, METHODS
-from memprof.cli.screen import Progress, note, print_process, print_table
+from memprof.cli.screen import Progress, note, print_details, print_process, print_table
 from memprof.errors import MemprofError
+from memprof.history_file import refuse_existing
 from memprof.interrupt import Interrupted, held, stopping
 from memprof.record import Record, document
 from memprof.report.rows import suitable_unit
@@ -36,6 +38,9 @@ class View:
     force: bool
     resume: bool
     retry_oom: bool
+    verbose: bool = False
+    histories: Path | None = None
+    """the folder for what is recorded of the allocator"""
 
     @classmethod
     def of(
@@ -47,6 +52,7 @@ class View:
         force: bool,
         resume: bool,
         retry_oom: bool,
+        histories: str | None = None,
         **fields: Any,
     ) -> Self:
         if unit is not None and unit not in UNITS:
@@ -55,10 +61,14 @@ class View:
             raise MemprofError("--retry-oom speaks of a run that is continued; add --resume")
         if output == "":
             raise MemprofError("-o is empty; name a folder, for instance -o runs/run1, or . for this one")
-        if (force or resume) and output is None:
+        if (force and histories is None or resume) and output is None:
             raise MemprofError("--force and --resume speak of a folder; name it with -o")
+        if histories == "":
+            raise MemprofError("--histories is empty; name a folder, for instance --histories runs/histories")
         size = None if fits is None else parse_size(fits)
-        return cls(unit=unit, fits=size, output=output, force=force, resume=resume, retry_oom=retry_oom, **fields)
+        folder = None if histories is None else Path(histories)
+        return cls(unit=unit, fits=size, output=output, force=force, resume=resume, retry_oom=retry_oom,
+                   histories=folder, **fields)  # fmt: skip
 
     def suited_to(self, records: Sequence[Record]) -> Self:
         """With the unit that suits these records, where none was asked for."""
@@ -89,16 +99,22 @@ class Session:
         chosen = choose_device(measure, device)
         return cls(plan(models, _methods(methods), device=chosen, **fields), chosen)
 
-    def run(self, view: View, *, steps: int, **options: Any) -> list[Record]:
+    def run(self, view: View, *, rounds: int, steps: int, **options: Any) -> list[Record]:
         """Run what is missing, keep each record as it comes, then show them all. `options` are those of `api.run`."""
         if view.by == "measured" and self.device is None:
             raise MemprofError(
                 "--by measured needs a measurement; add --measure, and --device cpu where there is no GPU"
             )
-        maker = Maker(environment(self.device), None if self.device is None else steps)
+        if view.histories is not None and self.device is None:
+            raise MemprofError(
+                "--histories keeps what a measurement records; add --measure, and --device cpu where there is no GPU"
+            )
+        if view.histories is not None and not (view.force or view.resume):
+            refuse_existing(view.histories, [scenario.id for scenario in self.scenarios])
+        maker = Maker(environment(self.device), *((None, None) if self.device is None else (steps, rounds)))
         store = self._open(view, maker)
         try:
-            return self._run(view, store, maker, steps=steps, **options)
+            return self._run(view, store, maker, rounds=rounds, steps=steps, **options)
         except BaseException as error:
             if not (stopping() or isinstance(error, Interrupted | KeyboardInterrupt)):
                 raise
@@ -114,7 +130,8 @@ class Session:
         failed = [record for record in past if record.id not in {scenario.id for scenario in missing}]
         kept: set[str] = set()
         try:
-            progress.watch(_kept(run(missing, failed=failed, **options), store, kept), done)
+            records = run(missing, failed=failed, histories=view.histories, on_race=progress.racing, **options)
+            progress.watch(_kept(records, store, kept), done)
         finally:
             if store is not None and stopping():
                 _mark([scenario for scenario in missing if scenario.id not in kept], store)
@@ -150,7 +167,7 @@ class Session:
         if not live:
             print_table(render(records, **view.table_options))
         assert view.unit is not None
-        print_process(records, view.unit)
+        (print_details if view.verbose else print_process)(records, view.unit)
 
 
 def _keep(done: Sequence[Record], earlier: Sequence[Record], store: RunStore, view: View) -> None:

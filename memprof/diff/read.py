@@ -26,7 +26,8 @@ def read_run(path: str | Path) -> Run:
     found = _document(given) if given.is_file() else None
     if found is None:
         maker = read_maker(given)
-        found = {"environment": dict(maker.environment), "steps": maker.steps, "records": load(given)}
+        found = {"environment": dict(maker.environment), "records": load(given)}
+        found |= {"steps": maker.steps, "rounds": maker.rounds}
     records = list({record.id: record for record in found["records"]}.values())
     if not records:
         raise NothingToDoError(f"{given} holds no records; there is nothing to compare")
@@ -34,7 +35,13 @@ def read_run(path: str | Path) -> Run:
         check_plain(found["environment"], "environment")
     except ValueError:
         raise MemprofError(f"{given}: the environment holds more than plain facts") from None
-    return Run(name=_name(given), environment=found["environment"], records=tuple(records), steps=found.get("steps"))
+    return Run(
+        name=_name(given),
+        environment=found["environment"],
+        records=tuple(records),
+        steps=found.get("steps"),
+        rounds=found.get("rounds"),
+    )
 
 
 def read_runs(before: str | Path, after: str | Path) -> tuple[Run, Run]:

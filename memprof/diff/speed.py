@@ -1,4 +1,4 @@
-"""When the speeds of two runs say nothing of the code: another machine, too few steps, a disturbed run."""
+"""When the speeds of two runs say nothing of the code: another machine, too few rounds, a disturbed run."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from memprof.report.describe import plain
 
 OF_THE_MACHINE = ("gpu", "platform", "threads")
 """facts of an environment without which a speed means something else"""
-FEWEST_STEPS = 6
-"""timed steps; fewer lie all on one side of their median more often than 1 time in 20 (2**(1 - steps))"""
+FEWEST = 6
+"""rounds, or steps timed one by one; fewer lie all on one side of their median more often than 1 time in 20
+(2**(1 - rounds))"""
 DISTURBED = ("contaminated", "throttled")
 """flags under which a speed proves nothing"""
 
@@ -23,8 +24,11 @@ def doubts(before: Run, after: Run) -> str:
         for key, one, other in pairs
         if one is not None and other is not None and one != other
     ]
-    few = min((run.steps for run in (before, after) if run.steps is not None), default=FEWEST_STEPS)
-    return "; ".join([*said, *([f"{few} timed steps are too few for an interval"] if few < FEWEST_STEPS else [])])
+    counts = [
+        (run.rounds, "rounds") if run.rounds is not None else (run.steps, "timed steps") for run in (before, after)
+    ]
+    few, what = min(((count, what) for count, what in counts if count is not None), default=(FEWEST, ""))
+    return "; ".join([*said, *([f"{few} {what} are too few for an interval"] if few < FEWEST else [])])
 
 
 def doubted(pair: Pair, why: str) -> Pair:

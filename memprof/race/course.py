@@ -33,7 +33,11 @@ Outcome = Laps | CellError
 
 
 def race(
-    scenarios: Sequence[Scenario], device: Device, windows: Sequence[int], clock: Clock = time.perf_counter
+    scenarios: Sequence[Scenario],
+    device: Device,
+    windows: Sequence[int],
+    clock: Clock = time.perf_counter,
+    null: bool = True,
 ) -> dict[str, Outcome]:
     """What becomes of each scenario, by its id, in as many rounds as there are `windows`, each of so many steps.
 
@@ -46,7 +50,7 @@ def race(
         course.enter(scenario, compared)
     warmup_steps, steady = warm_up(course.entrants, device, clock, course.attempt)
     gc.collect()
-    for steps, turns in zip(windows, orders(scenarios, len(windows)), strict=True):
+    for steps, turns in zip(windows, orders(scenarios, len(windows), null), strict=True):
         with course.round():
             for name, again in turns:
                 course.turn(name, steps, again)

@@ -9,6 +9,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+DEFAULT_ROUNDS = 6
+"""fewer lie all on one side of their median more often than 1 time in 20 (2**(1 - rounds))"""
+DEFAULT_STEPS = 10
+"""timed ordinary steps of a method, over all rounds"""
 KEPT = 480
 """durations of single steps that are kept of all rounds together; of more, evenly spaced ranks of each round"""
 

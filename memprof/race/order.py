@@ -26,11 +26,11 @@ def baseline_of(scenarios: Sequence[Scenario]) -> str | None:
     return next(plain, None)
 
 
-def orders(scenarios: Sequence[Scenario], rounds: int) -> Iterator[list[Turn]]:
-    """The turns of each round, drawn anew from the scenarios' seed; the baseline has two."""
+def orders(scenarios: Sequence[Scenario], rounds: int, null: bool = True) -> Iterator[list[Turn]]:
+    """The turns of each round, drawn anew from the scenarios' seed; the baseline has two, unless there is no null."""
     generator = random.Random(scenarios[0].seed)
     turns: list[Turn] = [(scenario.id, False) for scenario in scenarios]
     baseline = baseline_of(scenarios)
-    turns += [] if baseline is None else [(baseline, True)]
+    turns += [] if baseline is None or not null else [(baseline, True)]
     for _ in range(rounds):
         yield generator.sample(turns, len(turns))

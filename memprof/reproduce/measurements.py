@@ -9,6 +9,7 @@ from typing import Any
 from memprof import api
 from memprof.diff.read import read_run
 from memprof.papers.source import Paper, Table
+from memprof.race.laps import DEFAULT_ROUNDS, DEFAULT_STEPS
 from memprof.record import Measured, Record
 from memprof.reproduce.figures import key
 from memprof.reproduce.run import scenarios
@@ -48,14 +49,19 @@ def _device(environment: Mapping[str, Any]) -> str:
 
 
 def measure(
-    paper: Paper, tables: Sequence[Table], device: str, steps: int, on_cell: Callable[[int, int], None]
+    paper: Paper,
+    tables: Sequence[Table],
+    device: str,
+    on_cell: Callable[[int, int], None],
+    rounds: int = DEFAULT_ROUNDS,
+    steps: int = DEFAULT_STEPS,
 ) -> Measurements:
-    """Every scenario of the tables measured on a device, each in a process of its own."""
+    """Every scenario of the tables measured on a device."""
     chosen = api.choose_device(True, device)
     assert chosen is not None
     wanted = scenarios(paper, tables, chosen)
     measurements = Measurements(_device(api.environment(chosen)) or chosen)
-    for done, record in enumerate(api.run(wanted, steps=steps), 1):
+    for done, record in enumerate(api.run(wanted, rounds=rounds, steps=steps), 1):
         measurements.take(record)
         on_cell(done, len(wanted))
     return measurements

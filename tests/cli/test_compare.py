@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Iterator, Sequence
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import memprof.api
+import memprof.cli.session
 import memprof.runner
 from memprof.catalogue import CORE, METHODS
 from memprof.counting import COUNTINGS
+from memprof.history_file import history_path, read_history
+from memprof.record import Record
+from memprof.runner import unfinished
+from memprof.scenario import Scenario
 from memprof.shapes import SHAPES
 from memprof.units import UNITS
 from tests.cli.comparisons import LLAMA, MEASURED_FIGURES, QUICK, TWO, Main, assert_refused, done_lines
@@ -183,14 +190,19 @@ MEMORY = {"param", "grad", "optimizer_state", "activation", "extra", "peak", "pe
 SCENARIO = {"model", "vocab_size", "num_layers", "method", "hyperparameters", "batch_size", "accumulation", "seq_len",
             "dtype", "kernels", "checkpointing", "loss_chunks", "clip_grad_norm", "counting", "device",
             "seed"}  # fmt: skip
-MEASURED = {"extra_largest", "reserved", "device", "context", "residual", "examples_per_second", "tokens_per_second",
-            "step_seconds", "joules_per_example", "loss_first", "loss_last"}  # fmt: skip
+MEASURED = {"extra_largest", "reserved", "device", "context", "residual", "phase_peaks", "closure", "others",
+            "recording_overhead", "attention", "examples_per_second", "tokens_per_second", "step_seconds",
+            "joules_per_example", "speed", "loss_first", "loss_last"}  # fmt: skip
 
 
-def test_the_documents_keys(memprof_main: Main) -> None:
-    """Version 1, as the design fixes it: these keys are there; a figure that is not to be had is null."""
-    outcome = memprof_main(*QUICK, "--method", "galore", "--measure", "--device", "cpu", "--steps", "2", "--json")
-    found = json.loads(outcome.out)
+def test_the_documents_keys(memprof_main: Main, tmp_path: Path) -> None:
+    """Version 1, as the design fixes it: these keys are there; a figure that is not to be had is null.
+
+    What the measuring process recorded is kept beside it, and not a second time.
+    """
+    asked = [*QUICK, "--method", "galore", "--measure", "--device", "cpu", "--steps", "2", "--json",
+             "--histories", str(tmp_path / "new")]  # fmt: skip
+    found = json.loads(memprof_main(*asked).out)
     assert found.keys() == {"schema_version", "environment", "records"} and found["schema_version"] == 1
     assert {"memprof", "torch", "python"} <= found["environment"].keys()
     (record,) = found["records"]
@@ -200,13 +212,28 @@ def test_the_documents_keys(memprof_main: Main) -> None:
     assert record["formula"].keys() >= MEMORY | {"total"}
     assert record["trace"].keys() >= MEMORY | {"extra_largest", "reserved"}
     assert record["measured"].keys() >= MEMORY | MEASURED
-    assert record["measured"]["joules_per_example"] is None and record["measured"]["reserved"] is None
+    measured = record["measured"]
+    assert [measured[key] for key in ("joules_per_example", "reserved", "closure", "others")] == [None] * 4
+    assert measured["phase_peaks"].keys() == {"forward", "backward", "optimizer", "refresh"}
+    assert max(measured["phase_peaks"][phase] for phase in ("forward", "backward", "optimizer")) == measured["peak"]
+    assert measured["attention"].endswith("ForCpuBackward0") and isinstance(measured["recording_overhead"], float)
+    history = read_history(history_path(tmp_path / "new", record["id"]))
+    assert (history.id, history.device, history.phases[3:5]) == (record["id"], "cpu", ("end", "forward"))
+    assert_refused(memprof_main(*asked), 2, (f"{record['id']}.history.json.gz exists", "--force"))
     assert record["measured"]["examples_per_second"].keys() == {"median", "low", "high"}
     assert record["measured"]["step_seconds"].keys() == {"forward", "backward", "optimizer", "refresh"}
     for witness in ("formula", "trace", "measured"):
         categories = record[witness]["peak_by_category"]
         assert list(categories) == ["param", "grad", "optimizer_state", "activation", "extra"]
         assert sum(categories.values()) == record[witness]["peak"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [(["--histories", "new", "--no-measure"], "add --measure"), (["--histories", "", "--device", "cpu"], "is empty")],
+)
+def test_histories_need_a_measurement_and_a_folder(memprof_main: Main, arguments: list[str], why: str) -> None:
+    assert_refused(memprof_main(*QUICK, "--method", "adamw", *arguments), 2, (why,))
 
 
 def test_without_a_measurement_it_is_null(memprof_main: Main) -> None:
@@ -280,3 +307,22 @@ def test_what_a_process_used_is_in_the_same_unit(memprof_main: Main, monkeypatch
     monkeypatch.setattr(memprof.runner, "measure_in_child", lambda *_: used)
     out = memprof_main(*TWO, "--device", "cpu").out
     assert "The measuring process, MiB" in out and "300.00" in out and "299.00" in out
+
+
+def test_verbose_shows_each_line_and_without_it_the_short_table_stays(
+    memprof_main: Main, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memprof.api, "describe_device", lambda kind: {"device": kind})
+    used = dataclasses.replace(MEASURED_FIGURES, device=300 * 2**20, context=299 * 2**20, attention="SomeBackward0")
+
+    def run(scenarios: Sequence[Scenario], **options: Any) -> Iterator[Record]:
+        for scenario in scenarios:
+            yield dataclasses.replace(unfinished(scenario, "ok", ""), reason=None, measured=used)
+
+    monkeypatch.setattr(memprof.cli.session, "run", run)
+    long, short = (memprof_main(*TWO, "--device", "cpu", *flag).out for flag in (["-v"], []))
+    assert "9m: the measuring process, MiB" in long and "Attention: SomeBackward0." in long
+    lines = {line[:24].strip(): line[24:].split() for line in long.splitlines()}
+    assert (lines["resident set at most"], lines["before the model"]) == (["300.00"] * 2, ["299.00"] * 2)
+    assert "The measuring process" not in long
+    assert "The measuring process, MiB" in short and "resident set" not in short

@@ -54,15 +54,16 @@ def race(
         with course.round():
             for name, again in turns:
                 course.turn(name, steps, again)
-    for name, entrant in course.entrants.items():
-        first, last = entrant.losses()
-        course.outcomes[name] = Laps(
-            rounds=tuple(course.rounds[name]),
-            warmup_steps=warmup_steps,
-            steady=name in steady,
-            loss_first=first,
-            loss_last=last,
-        )
+    for name in list(course.entrants):
+        losses = course.attempt(name, Entrant.losses)
+        if losses is not None:
+            course.outcomes[name] = Laps(
+                rounds=tuple(course.rounds[name]),
+                warmup_steps=warmup_steps,
+                steady=name in steady,
+                loss_first=losses[0],
+                loss_last=losses[1],
+            )
     return course.outcomes
 
 

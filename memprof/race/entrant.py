@@ -73,7 +73,12 @@ class Entrant:
         return free
 
     def losses(self) -> list[float | None]:
-        """Of the two steps that are compared, each of a whole micro-batch; waits for the device. None if no number."""
+        """Of the two steps that are compared, each of a whole micro-batch; waits for the device. None if no number.
+
+        Goes on to the second where windows were short of steps, as those of a method that refreshes every few are.
+        """
+        while len(self._losses) < len(self._compared):
+            self.step()
         return [finite(float(loss) * self.scenario.accumulation) for loss in self._losses]
 
 

@@ -92,6 +92,13 @@ def test_the_compared_losses_are_of_the_same_tokens(fake_device: Callable[..., A
     assert first is not None and last is not None and last < first
 
 
+def test_a_second_loss_is_there_however_few_steps_its_windows_had(fake_device: Callable[..., Any]) -> None:
+    """Between two refreshes that are three steps apart a window has two, whatever it was to have."""
+    (found,) = race([scenario_of("galore:update_gap=3,rank=4")], fake_device(), [20, 20]).values()
+    assert isinstance(found, Laps) and sum(each.steps for each in found.rounds) < 10
+    assert found.loss_last is not None and found.loss_last != found.loss_first
+
+
 def test_between_two_steps_an_entrant_holds_no_gradient(fake_device: Callable[..., Any]) -> None:
     entrant = Entrant(scenario_of(), fake_device())
     entrant.step()

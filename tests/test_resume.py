@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
+from memprof.api import plan
 from memprof.errors import MemprofError
 from memprof.record import Measured, Record
 from memprof.run_file import Maker, read_maker
+from memprof.runner import unfinished
 from memprof.store import RunStore
 from tests.made_records import make, snapshot
 
@@ -122,3 +124,23 @@ def test_a_run_takes_more_cells_or_fewer_but_none_that_disagree(
     with pytest.raises(MemprofError, match=f"is of other scenarios: .*{said} .*--force") as error:
         RunStore.create(tmp_path, resume=True, planned=planned)
     assert "\n" not in str(error.value) and snapshot(tmp_path) == before
+
+
+def test_a_run_on_another_text_does_not_go_on(tmp_path: Path) -> None:
+    """Nor does one on synthetic tokens: their losses say nothing of each other."""
+    file = tmp_path / "a.txt"
+    file.write_bytes(b"0123456789")
+    run, before = tmp_path / "run", planned_on(file)
+    store = RunStore.create(run, planned=[before])
+    store.append(dataclasses.replace(before, status="ok"))
+    store.close()
+    assert len(RunStore.create(run, resume=True, planned=[planned_on(file)]).load()) == 1
+    file.write_bytes(b"987654321")
+    for other, said in ((file, r'"sha256": "84d89877f0d4".* before, .*"sha256": "8a9bcf1e51e8"'), (None, "not said")):
+        with pytest.raises(MemprofError, match=rf"of other scenarios: .* differ in text \(.*{said}.* after\)"):
+            RunStore.create(run, resume=True, planned=[planned_on(other)])
+
+
+def planned_on(text: Path | None) -> Record:
+    (scenario,) = plan(["9m"], ["adamw"], device="cpu", seq_len=8, text=text)
+    return unfinished(scenario, "interrupted", "not yet")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
 from typing import ClassVar
 
 import pytest
@@ -202,6 +203,24 @@ def test_a_diverging_method_of_ones_own_says_both(monkeypatch: pytest.MonkeyPatc
     assert "the training diverged; measured in the calling process" in reason
 
 
+@pytest.mark.parametrize(
+    ("last", "flags", "said"),
+    [
+        (2.0, (), None),
+        (3.0, ("flat",), "did not move"),
+        (3.5, ("rose",), "rose: 3 to 3.5"),
+        (None, ("diverged",), "not"),
+    ],
+)
+def test_what_the_loss_did_is_a_flag_and_a_reason_and_no_failure(
+    monkeypatch: pytest.MonkeyPatch, last: float | None, flags: tuple[str, ...], said: str | None
+) -> None:
+    monkeypatch.setattr(memprof.runner, "measure_in_child", lambda *_: MEASURED)
+    record = run_cell(scenario_of(), raced=dataclasses.replace(RACED, loss_last=last))
+    assert (record.status, record.flags) == ("ok", flags)
+    assert record.reason is None if said is None else said in str(record.reason)
+
+
 def test_only_what_was_measured_here_is_flagged(monkeypatch: pytest.MonkeyPatch) -> None:
     without_race(monkeypatch)
     monkeypatch.setattr(memprof.runner, "measure_in_child", lambda *_: MEASURED)
@@ -214,6 +233,15 @@ def test_a_scenario_survives_the_journey_to_a_child(method: str) -> None:
     for scenario in (scenario_of(method), scenario_of(method, dtype="bf16", accumulation=2, seed=7)):
         back = scenario_from_dict(json.loads(json.dumps(scenario.to_dict())))
         assert back == scenario and back.id == scenario.id
+
+
+def test_a_text_finds_its_way_to_a_child(tmp_path: Path) -> None:
+    file = tmp_path / "a.txt"
+    file.write_bytes(b"0123456789")
+    scenario = scenario_of(text=file, vocab_size=256)
+    back = scenario_from_dict(json.loads(json.dumps(scenario.to_dict())), str(file))
+    assert back == scenario and back.id == scenario.id
+    assert back.text is not None and back.text.content() == b"0123456789"
 
 
 @pytest.mark.parametrize(

@@ -127,6 +127,16 @@ def test_an_interval_of_few_steps_proves_nothing(steps: int | None, verdict: str
     assert verdicts(diff(other, other))[SPEED] == "same"
 
 
+@pytest.mark.parametrize(("rounds", "verdict"), [(5, "inconclusive"), (6, "improved")])
+def test_rounds_count_where_there_were_any(rounds: int, verdict: str) -> None:
+    """A race's interval is over its rounds, however many steps these had."""
+    one = run(record(speed=SPEED_OF))
+    other = dataclasses.replace(run(record(speed=FAST)), steps=100, rounds=rounds)
+    (found,) = [figure for _, figure in diff(one, other).figures() if figure.key == SPEED]
+    assert found.verdict == verdict
+    assert found.note == ("5 rounds are too few for an interval" if rounds == 5 else found.note)
+
+
 def test_speed_can_be_left_out() -> None:
     one, other = run(record(speed=SPEED_OF, status="oom")), run(record(speed=FAST, peak=461))
     found = verdicts(diff(one, other, speed=False))

@@ -23,7 +23,7 @@ def check(
     measure: Annotated[bool, typer.Option("--measure", help="Check real steps instead of a trace.", rich_help_panel=MEASURING)] = False,  # noqa: E501
     device: Annotated[str | None, typer.Option(help="Where to measure: cuda or cpu; implies --measure.", rich_help_panel=MEASURING)] = None,  # noqa: E501
     rounds: Annotated[int | None, typer.Option(min=6, max=1_000, help="Rounds in which steps are timed. [default: 6]", rich_help_panel=MEASURING)] = None,  # noqa: E501
-    steps: Annotated[int | None, typer.Option(min=1, max=100_000, help="Timed ordinary steps, spread over the rounds; one a round at least. [default: 10]", rich_help_panel=MEASURING)] = None,  # noqa: E501
+    steps: Annotated[int | None, typer.Option(min=6, max=100_000, help="Timed ordinary steps, spread over the rounds; one a round at least. [default: 10]", rich_help_panel=MEASURING)] = None,  # noqa: E501
     timeout: Annotated[float | None, typer.Option(min=1.0, max=1e6, help="Seconds that one measured cell may take. [default: 1800]", rich_help_panel=MEASURING)] = None,  # noqa: E501
     update: Annotated[bool, typer.Option("--update", help="Accept what is found as the new baseline.", rich_help_panel=UPDATING)] = False,  # noqa: E501
     update_limits: Annotated[bool, typer.Option("--update-limits", help="Set absolute limits to what is found, rounded up.", rich_help_panel=UPDATING)] = False,  # noqa: E501

@@ -63,7 +63,7 @@ def reproduce(
     run: Annotated[str | None, typer.Option(help="A stored run whose measurements are shown beside.")] = None,
     device: Annotated[str | None, typer.Option(help="Measure the tables' scenarios there: cuda or cpu.")] = None,
     rounds: Annotated[int, typer.Option(min=1, max=1_000, help="Rounds of a measurement: in each every method has its turn.")] = ROUNDS,  # noqa: E501
-    steps: Annotated[int, typer.Option(min=1, max=100_000, help="Timed ordinary steps of a measurement, over all rounds.")] = STEPS,  # noqa: E501
+    steps: Annotated[int, typer.Option(min=2, max=100_000, help="Timed ordinary steps of a measurement, over all rounds.")] = STEPS,  # noqa: E501
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")] = False,
     output: Annotated[str | None, typer.Option("--output", "-o", help="Write NAME.md, .csv, .png and .svg into this folder.")] = None,  # noqa: E501
     force: Annotated[bool, typer.Option("--force", help="Overwrite them.")] = False,

@@ -225,15 +225,15 @@ def test_a_figure_that_is_not_to_be_had_says_why(memprof_main: Main) -> None:
     assert measured.out.splitlines()[-2:] == ["other: reserved is not known", f"  {why}"]
 
 
-def test_too_few_steps_for_an_interval_are_refused(memprof_main: Main, here: Path) -> None:
-    """Of 2 steps the interval holds the true median half the time: no ground for a verdict."""
+def test_too_few_rounds_for_an_interval_are_refused(memprof_main: Main, here: Path) -> None:
+    """Of 2 rounds the interval holds the true median half the time: no ground for a verdict."""
     file = read_budgets(write(PASSING + "min_examples_per_second = 1e9\ngate_throughput = true\n"))
-    with pytest.raises(MemprofError, match="5 steps are too few for an interval; a check times at least 6"):
-        check_file(file, device="cpu", steps=5)
+    with pytest.raises(MemprofError, match="5 rounds are too few for an interval; a check runs at least 6"):
+        check_file(file, device="cpu", rounds=5)
     assert memprof_main("check", "--device", "cpu", "--steps", "5").code == 2
 
 
-@pytest.mark.parametrize("option", ["--steps", "--timeout"])
+@pytest.mark.parametrize("option", ["--rounds", "--steps", "--timeout"])
 def test_what_only_a_measurement_heeds_is_refused_without_one(memprof_main: Main, option: str) -> None:
     write(PASSING)
     done = memprof_main("check", option, "100")

@@ -24,6 +24,7 @@ from memprof.runner import run_cell
 from memprof.scenario import Scenario
 from memprof.store import RENDERED, RunStore
 from memprof.trace import trace
+from tests.cells import without_race
 from tests.cli.comparisons import LLAMA, MEASURED_FIGURES, QUICK, ROOT, TWO, Main, assert_refused, done_lines
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
@@ -133,6 +134,7 @@ def test_a_measurement_that_fails_is_exit_3_with_its_reason(
     def fail(*_: object) -> None:
         raise CellError(status, "why it was so")
 
+    without_race(monkeypatch)
     monkeypatch.setattr(memprof.runner, "measure_in_child", fail)
     outcome = memprof_main(*TWO, "--measure", "--device", "cpu", "--json")
     assert outcome.code == 3
@@ -193,6 +195,7 @@ def test_other_steps_do_not_come_beside_those_of_the_run(
     memprof_main: Main, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(memprof.api, "describe_device", lambda kind: {"device": kind})
+    without_race(monkeypatch)
     monkeypatch.setattr(memprof.runner, "measure_in_child", lambda *_: MEASURED_FIGURES)
     run = str(tmp_path / "run")
     measured = ["--device", "cpu", "-o", run]
@@ -249,6 +252,7 @@ def test_out_of_memory_is_a_result_until_it_is_asked_again(
         asked.append((scenario.method.name, scenario.batch_size))
         raise CellError("oom", "why it was so")
 
+    without_race(monkeypatch)
     monkeypatch.setattr(memprof.runner, "measure_in_child", fail)
     monkeypatch.setattr(memprof.api, "describe_device", lambda kind: {"device": kind})
     run = str(tmp_path / "run")

@@ -24,10 +24,10 @@ ROOT = Path(__file__).parents[2]
 OPTIONS = {
     "compare": {
         "--accumulation", "--batch", "--batch-size", "--by", "--checkpointing", "--clip-grad-norm", "--counting",
-        "--device", "--dtype", "--fits", "--force", "--json", "--kernels", "--loss-chunks", "--max-fraction",
-        "--measure", "--method", "--model", "--no-measure", "--num-layers", "--output", "--rank", "--resume",
-        "--retry-oom", "--seed", "--seq", "--seq-len", "--steps", "--text", "--timeout", "--unit", "--vocab-size",
-        "-o",
+        "--device", "--dtype", "--fits", "--force", "--histories", "--json", "--kernels", "--loss-chunks",
+        "--max-fraction", "--measure", "--method", "--model", "--no-measure", "--num-layers", "--output", "--rank",
+        "--resume", "--retry-oom", "--rounds", "--seed", "--seq", "--seq-len", "--steps", "--text", "--timeout",
+        "--unit", "--verbose", "--vocab-size", "-o", "-v",
     },
     "explain": {
         "method", "--accumulation", "--batch", "--batch-size", "--checkpointing", "--clip-grad-norm",
@@ -37,8 +37,8 @@ OPTIONS = {
     },
     "report": {"run", "--by", "--fits", "--force", "--html", "--output", "--unit", "-o"},
     "reproduce": {
-        "--device", "--force", "--json", "--list", "--no-trace", "--output", "--run", "--steps", "--table", "--trace",
-        "-o", "paper",
+        "--device", "--force", "--json", "--list", "--no-trace", "--output", "--rounds", "--run", "--steps", "--table",
+        "--trace", "-o", "paper",
     },
     "methods": {"name"},
     "models": set[str](),

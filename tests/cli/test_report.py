@@ -227,6 +227,8 @@ def test_the_commands_make_the_same_cells(memprof_main: Main, monkeypatch: pytes
 def test_a_full_product_is_one_command() -> None:
     assert len(commands(SCENARIOS["sizes"], None)) == 1
     assert commands(SCENARIOS["measured"], 7)[0].endswith("--measure --device cpu --steps 7 --method sgd")
+    raced = commands(SCENARIOS["measured"], 7, 5)[0]
+    assert raced.endswith("--measure --device cpu --rounds 5 --steps 7 --method sgd")
 
 
 def test_starting_over_removes_the_page(run: Path, memprof_main: Main) -> None:

@@ -98,6 +98,27 @@ def test_a_live_table_names_rows_as_they_will_be_in_the_end(monkeypatch: pytest.
     assert "Running adamw batch_size=2, 2 of 2." in shown[0]
 
 
+def test_a_race_is_told_as_it_begins(
+    records: list[Record], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In a log a line; on a terminal that the table is drawn on, below it."""
+
+    def raced(shown: Progress) -> Iterator[Record]:
+        shown.racing(2, 6)
+        yield from records
+
+    plain = progress(records)
+    plain.watch(raced(plain), [])
+    assert capsys.readouterr().err.splitlines()[0] == "memprof: timing 2 methods in 6 rounds"
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stdout", screen)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "150")
+    live = progress(records, live=True)
+    live.watch(raced(live), [])
+    assert "Timing 2 methods in 6 rounds." in screen.getvalue() and capsys.readouterr().err == ""
+
+
 def test_a_terminal_on_stderr_gets_one_line_that_is_wiped(
     records: list[Record], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from memprof.api import plan
@@ -14,7 +16,7 @@ from memprof.scenario import Scenario
 pytestmark = pytest.mark.gpu
 
 
-def cells(model: str, methods: list[str], **fields: int) -> list[Scenario]:
+def cells(model: str, methods: list[str], **fields: Any) -> list[Scenario]:
     return plan([model], methods, device="cuda", **fields)
 
 

@@ -27,7 +27,7 @@ readonly MOST_FILES=8 MOST_BYTES=16000000
 readonly PARTS=(gpu memory-60m memory-350m memory-1b memory-1b-merged memory-1b-projected memory-7b
     memory-7b-galore memory-7b-galore-mini speed-24 speed-48 speed-paper speed-paper-variants speed-gap50 rest)
 
-# Every method once. Of the first three the allocator's history is kept at each size.
+# Every method once. Of the first three the allocator's history is kept at each size, and of all at 7b.
 readonly HISTORIES=(adamw galore relora)
 readonly DENSE=(adafactor adam-mini adamw-8bit sgd lion came muon)
 readonly LOW_RANK=(lora low-rank dora pissa mora sltrain loqt)
@@ -129,9 +129,9 @@ memory-350m() { sized 350m 48 256 && memory histories dense low-rank merged sket
 memory-1b() { sized 1b 8 256 && memory histories dense low-rank; }
 memory-1b-merged() { sized 1b 8 256 && memory merged sketched; }
 memory-1b-projected() { sized 1b 8 256 && memory projected; }
-memory-7b() { sized 7b 1 2048 && compare core "${BRIEF[@]}" -- adamw adafactor adam-mini low-rank lora relora; }
-memory-7b-galore() { sized 7b 1 2048 && compare galore "${BRIEF[@]}" -- galore; }
-memory-7b-galore-mini() { sized 7b 1 2048 && compare galore-mini "${BRIEF[@]}" -- galore-mini; }
+memory-7b() { sized 7b 1 2048 && recorded core adamw adafactor adam-mini low-rank lora relora; }
+memory-7b-galore() { sized 7b 1 2048 && recorded galore galore; }
+memory-7b-galore-mini() { sized 7b 1 2048 && recorded galore-mini galore-mini; }
 
 # As in table 2 of "Approximations may be all you need": 144 sequences to a step of each of its eight GPUs.
 speed-24() { sized 350m 24 256 && ranks 6; }
@@ -146,8 +146,7 @@ rest() {
     step 'explain galore' "$python" -m memprof explain galore "${SIZE[@]}"
     compare sequences "${BRIEF[@]}" --seq-len "$(pick 128,512,1024,2048 32)" -- adamw galore
     compare checkpointed "${BRIEF[@]}" --checkpointing -- adamw galore
-    compare chunked "${BRIEF[@]}" --loss-chunks "$(pick 8 2)" -- adamw galore
-    compare together "${BRIEF[@]}" --checkpointing --loss-chunks "$(pick 8 2)" --clip-grad-norm 1 -- adamw galore
+    compare chunked "${BRIEF[@]}" --loss-chunks "$(pick 8 2)" --clip-grad-norm 1 -- adamw galore
     compare fp32 "${BRIEF[@]}" --dtype fp32 -- adamw galore
     local -a few=() && [[ $device == cuda ]] || few=(--rounds 2 --only torch_adamw)
     step 'optimizer steps' "$python" benchmarks/steps.py --device "$device" --model "$(pick 350m 9m)" "${few[@]}"
@@ -157,11 +156,9 @@ rest() {
 
 memory() { # FAMILY...: each in a command of its own
     local family
-    local -a keep=()
-    if offered --histories; then keep=(--histories "$work/$part/allocator"); fi
     for family in "$@"; do
         case $family in
-        histories) compare histories "${BRIEF[@]}" "${keep[@]}" -- "${HISTORIES[@]}" ;;
+        histories) recorded histories "${HISTORIES[@]}" ;;
         dense) compare dense "${BRIEF[@]}" -- "${DENSE[@]}" ;;
         low-rank) compare low-rank "${BRIEF[@]}" -- "${LOW_RANK[@]}" ;;
         merged) compare merged "${BRIEF[@]}" -- "${MERGED[@]}" ;;
@@ -169,6 +166,12 @@ memory() { # FAMILY...: each in a command of its own
         projected) compare projected "${BRIEF[@]}" -- "${PROJECTED[@]}" ;;
         esac
     done
+}
+
+recorded() { # RUN METHOD...: with the allocator's history of each
+    local run=$1
+    shift
+    compare "$run" "${BRIEF[@]}" --histories "$work/$part/allocator" -- "$@"
 }
 
 ranks() { # ACCUMULATION
@@ -184,19 +187,14 @@ paper() { # ACCUMULATION GAP METHOD...: side by side with AdamW and Adam-mini
 }
 
 sized() { # MODEL BATCH TOKENS: the size of a part, or of its rehearsal
-    SIZE=(--model "$1" --batch-size "$2" --seq-len "$3") BRIEF=(--steps 3) LONG=(--steps 10)
-    [[ $device == cuda ]] || SIZE=(--model 9m --num-layers 1 --vocab-size 512 --batch-size 1 --seq-len 16)
-    [[ $device == cuda ]] || LONG=(--steps 2)
-    if offered --rounds; then BRIEF+=(--rounds 1) LONG+=(--rounds "$(pick 5 2)"); fi
-    if offered --verbose; then BRIEF+=(--verbose) LONG+=(--verbose); fi
+    SIZE=(--model "$1" --batch-size "$2" --seq-len "$3")
+    BRIEF=(--steps 3 --rounds 1 --verbose) LONG=(--steps 10 --rounds 5 --verbose)
+    [[ $device == cpu ]] || return 0
+    SIZE=(--model 9m --num-layers 1 --vocab-size 512 --batch-size 1 --seq-len 16)
+    LONG=(--steps 2 --rounds 2 --verbose)
 }
 
 pick() { if [[ $device == cuda ]]; then printf %s "$1"; else printf %s "$2"; fi; }
-
-offered() { # OPTION of compare
-    offers=${offers:-$(COLUMNS=200 NO_COLOR=1 "$python" -m memprof compare --help)}
-    [[ $offers == *"$1"* ]]
-}
 
 compare() { # RUN OPTION... -- METHOD...: measure what is missing in the part's run of that name
     local run=$1 method

@@ -10,9 +10,8 @@ from typing import Any, Generic, TypeVar
 
 import torch
 
-from memprof.allocator import simulate
+from memprof.allocator import Shapes, Workspaces, simulate
 from memprof.history import history
-from memprof.kernel_scratch import Shapes
 from memprof.kernels import CPU
 from memprof.ledger import Ledger, Recorder
 from memprof.record import Pool, Trace
@@ -21,7 +20,6 @@ from memprof.scenario import Scenario
 from memprof.schema import PHASES
 from memprof.step import prepare, request_refresh, train_step
 from memprof.timeline import OPTIMIZER, OPTIMIZER_STATE, PARAM, REFRESH
-from memprof.workspaces import Workspaces
 
 L = TypeVar("L", bound=Ledger)
 

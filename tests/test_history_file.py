@@ -111,7 +111,9 @@ def test_what_is_not_a_history_is_refused_in_one_line(tmp_path: Path, changes: d
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"no gzip", gzip.compress(b"[1"), gzip.compress(b"x" * 99)[:30], b"\x80\x04."]
+    "content",
+    [b"", b"no gzip", gzip.compress(b"[1"), gzip.compress(b"x" * 99)[:30], b"\x80\x04."],
+    ids=["empty", "plain", "half JSON", "half gzip", "pickle"],
 )
 def test_another_file_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "it").write_bytes(content)

@@ -26,8 +26,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "catalogue",
         "kernels",
         "chunked_loss llama",
-        "remember ledger device history_file batches "
-        "allocator_settings blocks caching_allocator kernel_scratch workspaces allocator",
+        "remember ledger device history_file batches allocator",
         "step",
         "sizes instants formula trace watch closure attention datasheet ceilings floor measure",
         "oom child guard headroom race runner worker",

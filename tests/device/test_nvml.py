@@ -218,7 +218,7 @@ def test_unseen_is_none_and_not_zero(monkeypatch: pytest.MonkeyPatch, processes:
 
 
 @pytest.mark.parametrize("unsaid", [None, 2**64 - 1])
-@pytest.mark.parametrize("pid", [OWN, OWN + 1])
+@pytest.mark.parametrize("pid", [OWN, OWN + 1], ids=["own", "other"])
 def test_bytes_that_the_driver_does_not_say_are_none(
     monkeypatch: pytest.MonkeyPatch, unsaid: int | None, pid: int
 ) -> None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from memprof.allocator.scratch import CUBLAS, EMBEDDING, FLASH, SM80, Shapes, cublas_workspace, flash_backward
+from memprof.allocator.workspaces import SCRATCH, Workspaces, weave
 from memprof.catalogue import get_method
-from memprof.kernel_scratch import CUBLAS, EMBEDDING, FLASH, SM80, Shapes, cublas_workspace, flash_backward
 from memprof.ledger import Ledger
 from memprof.scenario import Scenario
 from memprof.shapes import get_shape
 from memprof.timeline import BACKWARD, FORWARD, OPTIMIZER, Timeline
 from memprof.trace import watch
-from memprof.workspaces import SCRATCH, Workspaces, weave
 
 FLASH_BACKWARD = "aten::_scaled_dot_product_flash_attention_backward"
 SHAPES = Shapes(batch=40, seq_len=128, heads=4, kv_heads=4, head_dim=32, hidden=128, vocab=500, itemsize=2)

@@ -11,7 +11,8 @@ from functools import cache
 import pytest
 
 from memprof.allocator import AllocatorSettings, CachingAllocator, OutOfCapacityError, replay, simulate
-from memprof.allocator_settings import MIB
+from memprof.allocator.settings import MIB
+from memprof.allocator.workspaces import Workspaces
 from memprof.catalogue import get_method
 from memprof.device.contract import Allocation
 from memprof.ledger import Ledger
@@ -19,7 +20,6 @@ from memprof.scenario import Scenario
 from memprof.shapes import get_shape
 from memprof.timeline import BACKWARD, FORWARD, OPTIMIZER, OUTSIDE, Timeline
 from memprof.trace import watch
-from memprof.workspaces import Workspaces
 
 EVENTS: list[Allocation | int] = [
     Allocation(1, 15 * MIB),

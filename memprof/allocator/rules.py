@@ -15,8 +15,8 @@ from __future__ import annotations
 
 from bisect import bisect_left
 
-from memprof.allocator_settings import SMALL_SEGMENT, SMALL_SIZE, AllocatorSettings
-from memprof.blocks import Block, BlockPool
+from memprof.allocator.blocks import Block, BlockPool
+from memprof.allocator.settings import SMALL_SEGMENT, SMALL_SIZE, AllocatorSettings
 from memprof.errors import MemprofError
 
 PAGES = 2**26

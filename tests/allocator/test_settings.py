@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from memprof.allocator_settings import MIB, AllocatorSettings
+from memprof.allocator.settings import MIB, AllocatorSettings
 from memprof.errors import UnsupportedError
 
 PLAIN = AllocatorSettings()

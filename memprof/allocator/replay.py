@@ -1,6 +1,6 @@
 """What CUDA's caching allocator would hold for a stream of allocations and frees: of a trace, or of a recorded run.
 
-The rules are in `caching_allocator.py`; what a trace does not see is added by `workspaces.py`.
+The rules are in `rules.py`; what a trace does not see is added by `workspaces.py`.
 """
 
 from __future__ import annotations
@@ -8,15 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from memprof.allocator_settings import AllocatorSettings
-from memprof.blocks import Block
-from memprof.caching_allocator import CachingAllocator, OutOfCapacityError
+from memprof.allocator.blocks import Block
+from memprof.allocator.rules import CachingAllocator
+from memprof.allocator.settings import AllocatorSettings
+from memprof.allocator.workspaces import Workspaces, Woven, weave
 from memprof.device.contract import Allocation
 from memprof.evidence import Pool
 from memprof.timeline import Timeline
-from memprof.workspaces import Workspaces, Woven, weave
-
-__all__ = ["AllocatorSettings", "CachingAllocator", "OutOfCapacityError", "Replay", "replay", "simulate"]
 
 Change = tuple[int, int, int]
 """(which block, its bytes: above 0 handed out, below 0 taken back, 0 nothing, its stream)"""

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memprof.allocator_settings import MIB, AllocatorSettings
-from memprof.blocks import Block
-from memprof.caching_allocator import CachingAllocator, OutOfCapacityError
+from memprof.allocator.blocks import Block
+from memprof.allocator.rules import CachingAllocator, OutOfCapacityError
+from memprof.allocator.settings import MIB, AllocatorSettings
 
 EXPANDABLE = AllocatorSettings(expandable_segments=True)
 MODES = pytest.mark.parametrize("settings", [AllocatorSettings(), EXPANDABLE], ids=["segments", "expandable"])

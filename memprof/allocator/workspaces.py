@@ -1,4 +1,4 @@
-"""Workspaces woven into the events of a trace, each where its kernel takes it. What they are: `kernel_scratch.py`."""
+"""Workspaces woven into the events of a trace, each where its kernel takes it. What they are: `scratch.py`."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from memprof import kernel_scratch
-from memprof.kernel_scratch import CUBLAS, SM90, Gpu, Scratch, Shapes, all_at_once, cublas_workspace
+from memprof.allocator import scratch as kernel
+from memprof.allocator.scratch import CUBLAS, SM90, Gpu, Scratch, Shapes, all_at_once, cublas_workspace
 from memprof.timeline import BACKWARD, FORWARD, Timeline
 
 PRODUCTS = frozenset(f"aten::{name}" for name in ("mm", "addmm", "bmm", "baddbmm", "mv", "addmv", "dot"))
 """operators that make their result with cuBLAS"""
 SCRATCH: dict[str, Callable[[Gpu, Shapes], Scratch | None]] = {
-    "aten::_scaled_dot_product_flash_attention": kernel_scratch.flash_forward,
-    "aten::_scaled_dot_product_flash_attention_backward": kernel_scratch.flash_backward,
-    "aten::_scaled_dot_product_efficient_attention": kernel_scratch.efficient_forward,
-    "aten::_scaled_dot_product_efficient_attention_backward": kernel_scratch.efficient_backward,
-    "aten::embedding_dense_backward": kernel_scratch.embedding_backward,
+    "aten::_scaled_dot_product_flash_attention": kernel.flash_forward,
+    "aten::_scaled_dot_product_flash_attention_backward": kernel.flash_backward,
+    "aten::_scaled_dot_product_efficient_attention": kernel.efficient_forward,
+    "aten::_scaled_dot_product_efficient_attention_backward": kernel.efficient_backward,
+    "aten::embedding_dense_backward": kernel.embedding_backward,
 }
 """By the operator, as a timeline names it"""
 

@@ -7,8 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from memprof.catalogue import get_method
-from memprof.kernel_scratch import (
+from memprof.allocator.scratch import (
     SM80,
     SM90,
     SM100,
@@ -23,6 +22,7 @@ from memprof.kernel_scratch import (
     flash_forward,
     flash_splits,
 )
+from memprof.catalogue import get_method
 from memprof.scenario import Scenario
 from memprof.shapes import get_shape
 

@@ -13,6 +13,7 @@ from rich.live import Live
 
 from memprof.record import Record
 from memprof.report.describe import labels, models, plain
+from memprof.report.loss_lines import loss_lines
 from memprof.report.memory_lines import memory_lines
 from memprof.report.process import process_table
 from memprof.report.rows import suitable_unit
@@ -48,9 +49,9 @@ def print_process(records: Sequence[Record], unit: str) -> None:
 
 
 def print_details(records: Sequence[Record], unit: str) -> None:
-    """Behind the comparison: where each measuring process's memory went, and how each speed was come by."""
-    speeds = speed_tables(records)
-    tables: list[Fitting] = [*memory_lines(records, unit), *([speeds] if speeds else [])]
+    """Behind the comparison: where each process's memory went, how each speed was come by, what the loss did."""
+    speeds, losses = speed_tables(records), loss_lines(records)
+    tables: list[Fitting] = [*memory_lines(records, unit), *([speeds] if speeds else []), *([losses] if losses else [])]
     for part in tables:
         print(flush=True)
         print_table(part)

@@ -29,7 +29,7 @@ MOST_ANSWERS = 4
 LEADING = 79
 """columns of a higher rank stand first, the highest leftmost: what a phone shows; the others keep their order"""
 _FACTS = ("vocab_size", "num_layers", "batch_size", "accumulation", "seq_len", "dtype", "kernels", "checkpointing",
-          "loss_chunks", "clip_grad_norm", "counting", "device", "seed")  # fmt: skip
+          "loss_chunks", "clip_grad_norm", "counting", "device", "seed", "text")  # fmt: skip
 
 
 def html(

@@ -56,7 +56,7 @@ def run_cell(
     """A record of the scenario; what goes wrong in running it becomes the record's status and reason.
 
     With `histories` what its allocator did is kept in that folder. `predicted` and `raced` are what is known of it
-    already; without the latter it is timed by itself.
+    already; without the latter it is timed by itself. With no rounds it is not timed at all: its memory is measured.
     """
     record = predicted or predict(scenario)
     if scenario.device is None or record.trace is None:
@@ -66,7 +66,7 @@ def run_cell(
     record = replace(record, flags=(IN_PROCESS,) if here else ())
     history = None if histories is None else history_path(histories, scenario.id)
     try:
-        if raced is None:
+        if raced is None and rounds:
             race = Race(scenarios=(scenario,), rooms={scenario.id: room}, rounds=rounds, steps=steps, timeout=timeout)
             raced = race_here(race) if here else race.run()[scenario.id]
         if isinstance(raced, CellError):
@@ -76,10 +76,10 @@ def run_cell(
         )
     except CellError as error:
         return replace(record, status=error.status, reason=str(error))
-    measured = raced.with_memory(memory)
-    verdict = judge(scenario, measured)
+    measured = raced.with_memory(memory) if raced else memory
+    verdict = judge(scenario, measured) if raced else None
     told = ([verdict.reason] if verdict else []) + [MEASURED_HERE] * here
-    flags = [*record.flags, *raced.flags]
+    flags = [*record.flags, *(raced.flags if raced else ())]
     flags += [CONTAMINATED] if memory.others else []
     flags += [verdict.flag] if verdict else []
     return replace(record, measured=measured, flags=tuple(dict.fromkeys(flags)), reason="; ".join(told) or None)

@@ -15,12 +15,12 @@
 # exit code is 1 if a command failed in another way than by a cell that did not fit or did not finish.
 #
 # How the parts were cut: the memory of every cell is measured in a process of its own, which takes 6 to 10 s (import
-# torch, set up the GPU, a few steps), so that 33 methods are five minutes at 60m and 350m; the speeds of a command's
-# methods are measured beside each other in one more. Periodic work makes the difference at larger sizes: an eigenvector
-# problem of 1024, 2048 or 4096 rows is taken to need 15, 40 or 200 ms, there are 168 (7b: 224) of them to a refresh, and
-# a cell refreshes five times: 13, 34 and 225 s. A step of 36,864 tokens is taken as 0.2 s at 350m, one of 294,912 as
-# 1.5 s, and a race has five rounds. None of these times has been seen yet; `--timeout` ends a cell that takes far
-# longer, and its record says so. What a command has finished is kept, so methods come in commands of about seven.
+# torch, set up the GPU, a few steps), so that 33 methods are five minutes at 60m and 350m; nothing is timed there
+# (`--rounds 0`). Periodic work makes the difference at larger sizes: an eigenvector problem of 1024, 2048 or 4096 rows is
+# taken to need 15, 40 or 200 ms, there are 168 (7b: 224) of them to a refresh, and a cell refreshes four times: 10, 27
+# and 180 s. In the parts on speed all methods of a command share a process: a step of 36,864 tokens is taken as 0.2 s at
+# 350m, one of 294,912 as 1.5 s, and a race has five rounds. None of these times has been seen yet; `--timeout` ends a
+# cell that takes far longer, and its record says so. What a command has finished is kept.
 set -euo pipefail
 
 readonly MOST_FILES=8 MOST_BYTES=16000000
@@ -188,7 +188,7 @@ paper() { # ACCUMULATION GAP METHOD...: side by side with AdamW and Adam-mini
 
 sized() { # MODEL BATCH TOKENS: the size of a part, or of its rehearsal
     SIZE=(--model "$1" --batch-size "$2" --seq-len "$3")
-    BRIEF=(--steps 3 --rounds 1 --verbose) LONG=(--steps 10 --rounds 5 --verbose)
+    BRIEF=(--rounds 0 --verbose) LONG=(--steps 10 --rounds 5 --verbose)
     [[ $device == cpu ]] || return 0
     SIZE=(--model 9m --num-layers 1 --vocab-size 512 --batch-size 1 --seq-len 16)
     LONG=(--steps 2 --rounds 2 --verbose)

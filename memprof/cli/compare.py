@@ -41,7 +41,7 @@ def compare(
     text: Annotated[str | None, typer.Option(metavar="FILE", help="Measured steps train on the bytes of this file, its first GiB at most, instead of synthetic tokens.", rich_help_panel=MEASURING)] = None,  # noqa: E501
     measure: Annotated[bool | None, typer.Option("--measure/--no-measure", help="Take real steps too. [default: when CUDA is there]", rich_help_panel=MEASURING)] = None,  # noqa: E501
     device: Annotated[str | None, typer.Option(help="Where to measure: cuda or cpu.", rich_help_panel=MEASURING)] = None,  # noqa: E501
-    rounds: Annotated[int, typer.Option(min=1, max=1_000, help="Rounds of a race: in each every method has its turn, in random order, and speeds are compared round by round.", rich_help_panel=MEASURING)] = 6,  # noqa: E501
+    rounds: Annotated[int, typer.Option(min=0, max=1_000, help="Rounds of a race: in each every method has its turn, in random order, and speeds are compared round by round. 0: memory alone.", rich_help_panel=MEASURING)] = 6,  # noqa: E501
     steps: Annotated[int, typer.Option(min=2, max=100_000, help="Timed ordinary steps of each method, spread over the rounds; one a round at least.", rich_help_panel=MEASURING)] = 10,  # noqa: E501
     timeout: Annotated[float, typer.Option(min=1.0, max=1e6, help="Seconds that one measured cell may take.", rich_help_panel=MEASURING)] = 1_800.0,  # noqa: E501
     max_fraction: Annotated[float, typer.Option(min=0.01, max=100.0, help="Skip a cell that needs more than this share of the free memory; above 1 tries what does not fit.", rich_help_panel=MEASURING)] = 0.95,  # noqa: E501

@@ -43,8 +43,8 @@ class Field:
         self._known: dict[str, Known] = {}
 
     def known(self, scenario: Scenario, failed: Iterable[Record]) -> Known:
-        """Of a scenario whose turn it is; what is larger than one of `failed` is not raced."""
-        if scenario.device is None or not has_a_name(scenario.method):
+        """Of a scenario whose turn it is; what is larger than one of `failed` is not raced, and nothing in no rounds."""
+        if not self.rounds or scenario.device is None or not has_a_name(scenario.method):
             return {}
         if scenario.id not in self._known:
             self._race([scenario, *self._others(scenario, list(failed))])

@@ -35,7 +35,9 @@ OPTIONS = {
         "--json", "--kernels", "--loss-chunks", "--model", "--num-layers", "--output", "--rank", "--seq", "--seq-len",
         "--top", "--unit", "--vocab-size", "-o",
     },
-    "report": {"run", "--by", "--fits", "--force", "--html", "--output", "--unit", "-o"},
+    "report": {
+        "run", "--by", "--fits", "--force", "--html", "--json", "--output", "--prediction", "--strict", "--unit", "-o",
+    },
     "reproduce": {
         "--device", "--force", "--json", "--list", "--no-trace", "--output", "--rounds", "--run", "--steps", "--table",
         "--trace", "-o", "paper",

@@ -83,6 +83,15 @@ def test_without_a_device_nobody_races(races: list[Race]) -> None:
     assert not races
 
 
+def test_in_no_rounds_memory_alone_is_measured(races: list[Race]) -> None:
+    records = list(run(cells(["adamw", Mine()], batch_size=1), rounds=0))
+    assert not races
+    assert [(record.status, record.flags) for record in records] == [("ok", ()), ("ok", ("in-process",))]
+    first = records[0].measured
+    assert first is not None and first.peak == MEASURED.peak
+    assert (first.examples_per_second, first.speed, first.loss_first) == (None, None, None)
+
+
 def test_a_method_of_ones_own_races_nobody(races: list[Race], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("memprof.runner.race_here", lambda race: RACED)
     monkeypatch.setattr("memprof.runner.guarded_measure", lambda *_: MEASURED)

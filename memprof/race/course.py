@@ -21,10 +21,12 @@ from memprof.guard import cell_errors
 from memprof.race.entrant import Entrant
 from memprof.race.laps import KEPT, Laps, Round, ranks
 from memprof.race.order import orders
-from memprof.race.warmup import FEWEST, warm_up
+from memprof.race.warmup import warm_up
 from memprof.race.window import Clock, Window, time_as_papers_do, time_refresh, time_window
 from memprof.scenario import Scenario
 
+COMPARED_FROM = 3
+"""the step, counted from 0, whose loss is the first: by then every warm-up has done its periodic work"""
 PAPERS_STEPS = 2
 """steps by the papers' clock in each turn"""
 T = TypeVar("T")
@@ -44,7 +46,7 @@ def race(
     They must fit beside each other. The losses that are kept are of two steps of an entrant's own, by their number, so
     that every entrant has them on the same tokens and after as many updates, however long the warm-up took.
     """
-    compared = (FEWEST, FEWEST + max(1, sum(windows) - 1))
+    compared = (COMPARED_FROM, COMPARED_FROM + max(1, sum(windows) - 1))
     course = Course(device, clock, kept=max(1, KEPT // len(windows)))
     for scenario in scenarios:
         course.enter(scenario, compared)

@@ -14,10 +14,10 @@ from memprof.device import Device
 from memprof.race.entrant import Entrant
 from memprof.race.window import Clock
 
-FEWEST, MOST = 3, 8
-"""steps of warm-up: the first makes the states, the second does the periodic work, where there is such"""
+MOST = 8
+"""steps of warm-up; there are at least as many as two rolling medians take, `ROLLING` + 1"""
 REFRESHING = 1
-"""which of them"""
+"""the step that does the periodic work, where there is such; the first, 0, makes the states"""
 EVEN = 0.005
 """by what share the rolling median of step times may still change"""
 ROLLING = 3
@@ -40,7 +40,7 @@ def warm_up(entrants: Mapping[str, Entrant], device: Device, clock: Clock, attem
                 spent[name].append(seconds)
         reserved.append(device.reserved())
         steady = {name for name in entrants if is_steady(reserved, spent[name])}
-        if number + 1 >= FEWEST and len(steady) == len(entrants):
+        if len(steady) == len(entrants):
             return number + 1, steady
     return MOST, steady
 

@@ -69,6 +69,8 @@ class Cost:
     refresh: float = 0.0
     """of the optimizer's phase, more in a step with periodic work"""
     launch: float = 0.0
+    refresh_launch: float = 0.0
+    """host seconds that periodic work adds"""
 
 
 Costs = Callable[[int], Cost]
@@ -117,13 +119,14 @@ class Script:
         if (made.method, number) in self.fails:
             raise self.fails[made.method, number]
         cost = self.costs[made.method](number)
-        more = cost.refresh if made.asked or number in scenario.method.refresh_steps(number + 1) else 0.0
+        due = made.asked or number in scenario.method.refresh_steps(number + 1)
+        more, launch = (cost.refresh, cost.refresh_launch) if due else (0.0, 0.0)
         for _ in range(scenario.accumulation):
             for phase, work in ((FORWARD, cost.forward), (BACKWARD, cost.backward)):
                 on_phase(phase)
                 self.device.launch(cost.launch, work)
         on_phase(OPTIMIZER)
-        self.device.launch(cost.launch, cost.optimizer + more)
+        self.device.launch(cost.launch + launch, cost.optimizer + more)
         made.refreshed += [number] if more else []
         made.asked, made.taken = False, number + 1
         self.log.append(made.method)

@@ -176,6 +176,18 @@ def test_rounds_apart_are_pairs(processes: Any) -> None:
     assert speed(found[SGD.id]).speed.spread == exactly(1.0)
 
 
+def test_heat_beside_the_nulls_turn_leaves_no_null_apart_either(processes: Any) -> None:
+    def in_heat(request: Asked) -> dict[str, Any]:
+        answer = too_many(request)
+        for outcome in answer.get("outcomes", {}).values():
+            outcome["laps"]["rounds"][0]["slowdowns"] = ["heat"]
+        return answer
+
+    processes(in_heat)
+    found = race(ADAMW, SGD).run()
+    assert speed(found[ADAMW.id]).speed.spread is None and speed(found[ADAMW.id]).flags == ("throttled",)
+
+
 def test_one_that_fails_apart_is_out(processes: Any) -> None:
     dies = CellError("timeout", "no answer within 60 s")
     alone = [["sgd"], ["adamw"]]

@@ -10,10 +10,9 @@ import torch
 
 from memprof.child import CellError
 from memprof.device import Conditions
-from memprof.race.course import PAPERS_STEPS, race
+from memprof.race.course import COMPARED_FROM, PAPERS_STEPS, race
 from memprof.race.laps import Laps
 from memprof.race.order import baseline_of, orders
-from memprof.race.warmup import FEWEST
 from memprof.scenario import Scenario
 from memprof.timeline import BACKWARD, FORWARD, OPTIMIZER
 from tests.race.stage import Cost, Queue, Script, always, scenario_of
@@ -85,6 +84,13 @@ def test_the_papers_clock_leaves_out_what_the_device_does_in_the_optimizer(queue
     (galore,) = run(queue, GALORE)
     forward_and_backward = 0.25 + 1 + 2
     assert [each.papers for each in galore.rounds] == [forward_and_backward + 0.25] * 2
+
+
+def test_the_schedules_own_periodic_work_is_in_none_of_the_papers_steps(queue: Queue, script: Script) -> None:
+    """Its launch would be, as a host read in a decomposition is."""
+    script.costs["galore"] = always(Cost(forward=1, backward=2, optimizer=3, refresh=40, refresh_launch=50))
+    (galore,) = run(queue, scenario_of("galore:update_gap=7", device="cuda", kernels=None), windows=(2,) * 5)
+    assert [each.papers for each in galore.rounds] == [3] * 5
 
 
 def test_on_a_cpu_the_papers_clock_is_ours(queue: Queue, script: Script) -> None:
@@ -165,7 +171,7 @@ def test_energy_is_the_counters_difference_over_a_window(queue: Queue, script: S
     assert [each.joules for each in found.rounds] == [None, None]
 
 
-@pytest.mark.parametrize("step", [0, 2, FEWEST + 3])
+@pytest.mark.parametrize("step", [0, 2, COMPARED_FROM + 3])
 def test_an_entrant_without_memory_is_taken_out_and_the_others_go_on(queue: Queue, script: Script, step: int) -> None:
     """In the first step, in the warm-up, or in a round; what it held is given back."""
     script.fails["galore", step] = torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2 GiB")
@@ -178,7 +184,7 @@ def test_an_entrant_without_memory_is_taken_out_and_the_others_go_on(queue: Queu
 
 
 def test_a_baseline_that_fails_leaves_the_others(queue: Queue, script: Script) -> None:
-    script.fails["adamw", FEWEST + 4] = RuntimeError("size mismatch")
+    script.fails["adamw", COMPARED_FROM + 4] = RuntimeError("size mismatch")
     adamw, sgd = run(queue, ADAMW, SGD)
     assert isinstance(adamw, CellError) and adamw.status == "crashed" and isinstance(sgd, Laps)
 
@@ -188,15 +194,15 @@ def test_losses_are_of_the_same_steps_however_long_the_warm_up_took(queue: Queue
     for costs in (always(Cost()), lambda number: Cost(optimizer=float(number + 1))):
         script.costs["sgd"] = costs
         (found,) = run(queue, SGD, windows=(2, 3))
-        assert (found.loss_first, found.loss_last) == (FEWEST, FEWEST + 5 - 1)
+        assert (found.loss_first, found.loss_last) == (COMPARED_FROM, COMPARED_FROM + 5 - 1)
     (found,) = run(queue, SGD, windows=(1,))
-    assert (found.loss_first, found.loss_last) == (FEWEST, FEWEST + 1), "two steps, whatever there is"
+    assert (found.loss_first, found.loss_last) == (COMPARED_FROM, COMPARED_FROM + 1), "two steps, whatever there is"
 
 
 def test_an_accumulated_loss_is_that_of_a_whole_micro_batch(queue: Queue, script: Script) -> None:
     """The loop divides the loss by the number of micro-batches."""
     (found,) = run(queue, dataclasses.replace(SGD, accumulation=4))
-    assert found.loss_first == 4 * FEWEST
+    assert found.loss_first == 4 * COMPARED_FROM
 
 
 @pytest.mark.parametrize("loss", [float("nan"), float("inf")])

@@ -62,6 +62,13 @@ def test_those_who_do_not_are_told_so(queue: Queue) -> None:
     assert set(serve(request(SGD))["outcomes"]) == {SGD.id}, "by itself it fits"
 
 
+def test_one_alone_is_never_apart(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory that somebody else takes between two looks at it is none of its company's doing."""
+    free = iter([10, 9, 8])
+    monkeypatch.setattr(queue, "free_bytes", lambda: next(free))
+    assert "laps" in serve(request(SGD))["outcomes"][SGD.id]
+
+
 def test_who_does_not_fit_by_itself_is_skipped(queue: Queue) -> None:
     queue.free = 9
     outcomes = serve(request(ADAMW, SGD))["outcomes"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ hypothesis.settings.register_profile("memprof", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("memprof")
 
 torch.set_num_threads(1)  # pytest-xdist fills the cores, and sums come out the same on every machine
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # so too in the processes that tests start: two that spin take seconds
 
 
 @pytest.fixture(autouse=True)

@@ -119,7 +119,7 @@ def test_a_folder_with_files_called_like_pythons_own_is_not_looked_into(
     (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'owned')!r}, 'w'); raise SystemExit('owned')")
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("PYTHONPATH", raising=False)
-    assert run_cell(scenario_of(), steps=2, timeout=120).status == "ok"
+    assert run_cell(scenario_of(), rounds=0, timeout=120).status == "ok"
     assert not (tmp_path / "owned").exists()
 
 
@@ -138,13 +138,16 @@ def test_a_worker_whose_parent_is_gone_already_does_nothing() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (1, "", "")
 
 
-def test_a_cell_runs_in_a_process_of_its_own() -> None:
-    """The whole way: the child's figures are those that its record holds, and the process's own memory is in them."""
-    record = run_cell(scenario_of("galore"), steps=2, timeout=120)
+def test_a_cell_runs_in_processes_of_its_own() -> None:
+    """The whole way: both children's figures are those that its record holds, and the second one's memory is in them."""
+    record = run_cell(scenario_of("galore"), rounds=2, steps=3, timeout=120)
     assert record.status == "ok", record.reason
     measured, traced = record.measured, record.trace
     assert measured is not None and traced is not None
     assert (measured.param, measured.optimizer_state) == (traced.param, traced.optimizer_state)
+    assert measured.speed is not None and measured.examples_per_second is not None
+    assert (measured.speed.rounds, measured.speed.steps, measured.speed.refreshes) == (2, 3, 2)
+    assert measured.speed.floor is not None and None not in (measured.loss_first, measured.loss_last)
     assert measured.device is not None and measured.context is not None and measured.residual is not None
     worst = max(measured.peak, measured.refresh_peak or 0)
     assert measured.device == measured.context + worst + measured.residual

@@ -43,7 +43,7 @@ class Field:
         self._known: dict[str, Known] = {}
 
     def known(self, scenario: Scenario, failed: Iterable[Record]) -> Known:
-        """Of a scenario whose turn it is; what is larger than one of `failed` is not raced, and nothing in no rounds."""
+        """Of a scenario whose turn it is. What is larger than one of `failed` is not raced; nothing is in no rounds."""
         if not self.rounds or scenario.device is None or not has_a_name(scenario.method):
             return {}
         if scenario.id not in self._known:

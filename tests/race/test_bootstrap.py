@@ -1,4 +1,5 @@
-"""Medians and their intervals. Oracle: the bootstrap's exact distribution, by counting every resample there can be."""
+"""Medians and their intervals. Oracles: the bootstrap's exact distribution, by counting every resample there can be;
+and for how often an interval holds the truth, every way in which rounds can lie on either side of it."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ from statistics import median
 
 import pytest
 
-from memprof.race.bootstrap import COVERED, RESAMPLES, interval, middles
+from memprof.race.bootstrap import COVERED, RESAMPLES, interval, middles, outer_rank, resampled
 
 
 def exact(values: list[float]) -> tuple[float, float]:
@@ -36,8 +37,37 @@ def test_of_three_rounds_by_hand() -> None:
     ids=len,
 )
 def test_against_every_resample_there_can_be(values: list[float]) -> None:
-    found = interval(values)
-    assert (found.low, found.high) == exact(values) and found.median == median(values)
+    assert resampled(sorted(values)) == exact(values)
+    found, (low, high) = interval(values), exact(values)
+    assert found.low <= low <= found.median == median(values) <= high <= found.high
+
+
+def held(count: int, rank: int) -> float:
+    """How often ranks from both ends have the median between them, each round being above it or below by a coin."""
+    falls = [sum(coins) for coins in itertools.product((0, 1), repeat=count)]
+    return sum(rank < above < count - rank for above in falls) / len(falls)
+
+
+@pytest.mark.parametrize("count", range(6, 15))
+def test_an_interval_holds_the_true_median_as_often_as_it_says(count: int) -> None:
+    """Distances between rounds play no part, so that powers of two stand for any; one rank further in is too few."""
+    found = interval([2.0**number for number in range(count)])
+    rank = outer_rank(count)
+    assert held(count, rank) >= COVERED > held(count, rank + 1)
+    assert found.low <= 2.0**rank and found.high >= 2.0 ** (count - 1 - rank)
+
+
+@pytest.mark.parametrize("count", range(1, 6))
+def test_of_too_few_rounds_the_interval_is_all_there_is(count: int) -> None:
+    found = interval([2.0**number for number in range(count)])
+    assert (found.low, found.high) == (1.0, 2.0 ** (count - 1)) and held(count, 0) < COVERED
+
+
+def test_seven_rounds_are_not_trusted_more_than_they_can_be() -> None:
+    """By resampling alone the interval would end at the second of them, and miss the median 1 time in 8."""
+    assert resampled([1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]) == (2.0, 6.0) and 1 - held(7, 1) == 0.125
+    found = interval([1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0])
+    assert (found.low, found.high) == (1.0, 7.0)
 
 
 def test_how_often_a_round_is_the_middle_of_three() -> None:

@@ -139,7 +139,7 @@ def test_a_worker_whose_parent_is_gone_already_does_nothing() -> None:
 
 
 def test_a_cell_runs_in_processes_of_its_own() -> None:
-    """The whole way: both children's figures are those that its record holds, and the second one's memory is in them."""
+    """The whole way: the children's figures are those that its record holds, and the second one's memory is in them."""
     record = run_cell(scenario_of("galore"), rounds=2, steps=3, timeout=120)
     assert record.status == "ok", record.reason
     measured, traced = record.measured, record.trace

@@ -83,7 +83,7 @@ def test_remarks_say_what_to_do(failed: Outcome) -> None:
     assert speed.splitlines() == [
         f"{NAME}: examples_per_second is 9.5/s (8 to 1,234), at least 9/s is asked for: inconclusive",
         "  the interval of 8 to 1,234 examples per second is not clear of the limit, 9",
-        "  more --steps make an interval narrower",
+        "  more --rounds make an interval narrower",
         "  message: ask <me>, 100%: now",
     ]
 

@@ -56,7 +56,8 @@ def test_a_signal_ends_a_measurement_and_its_child(tmp_path: Path, number: signa
             program.kill()
     assert child is not None, err
     assert (program.returncode, out) == (130, "") and "Traceback" not in err
-    assert err == f"memprof: interrupted; what had finished is kept in {run}; --resume goes on\n"
+    told = f"memprof: interrupted; what had finished is kept in {run}; --resume goes on\n"
+    assert err == f"memprof: timing 1 method in 6 rounds\n{told}"
     assert not psutil.pid_exists(child.pid)
     assert [(record.method, record.status) for record in load(run)] == [("adamw", "interrupted")]
 

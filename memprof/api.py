@@ -162,24 +162,26 @@ def run(
     timeout: float = DEFAULT_TIMEOUT,
     max_fraction: float = MAX_FRACTION,
     failed: Iterable[Record] = (),
+    beside: Sequence[Scenario] = (),
     histories: Path | None = None,
     on_race: OnRace = lambda entrants, rounds: None,
 ) -> Iterator[Record]:
     """Records one by one, as each finishes. What is larger than a cell that ran out of memory, here or among `failed`,
     is skipped. With `histories`, what was recorded of the allocator is kept in that folder, a file a cell.
 
-    Cells that differ in their method alone race each other first: `steps` timed steps of each, over all `rounds`.
+    Cells that differ in their method alone race each other first: `steps` timed steps of each, over all `rounds`. Where
+    no AdamW is among them, that of `beside` races too, and gets no record.
     """
     known, scenarios = list(failed), list(scenarios)
-    field = Field(scenarios, rounds=rounds, steps=steps, timeout=timeout, max_fraction=max_fraction, on_race=on_race)
-    options = {"rounds": rounds, "steps": steps, "timeout": timeout, "max_fraction": max_fraction}
+    options: dict[str, Any] = {"rounds": rounds, "steps": steps, "timeout": timeout, "max_fraction": max_fraction}
+    field = Field(scenarios, on_race=on_race, beside=beside, **options)
     for scenario in scenarios:
         reason = outgrown(scenario, known)
         if reason is not None:
             record = unfinished(scenario, "skipped", reason)
         else:
             ready = field.known(scenario, known)
-            record = run_cell(scenario, histories=histories, **ready, **options)  # type: ignore[arg-type]
+            record = run_cell(scenario, histories=histories, **ready, **options)
         known.append(record)
         yield record
 

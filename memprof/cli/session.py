@@ -130,7 +130,8 @@ class Session:
         failed = [record for record in past if record.id not in {scenario.id for scenario in missing}]
         kept: set[str] = set()
         try:
-            records = run(missing, failed=failed, histories=view.histories, on_race=progress.racing, **options)
+            records = run(missing, failed=failed, beside=self._ended_well(done), histories=view.histories,
+                          on_race=progress.racing, **options)  # fmt: skip
             progress.watch(_kept(records, store, kept), done)
         finally:
             if store is not None and stopping():
@@ -154,6 +155,10 @@ class Session:
         wanted = {scenario.id for scenario in self.scenarios}
         results = ("ok",) if retry_oom else RESULTS
         return [record for record in past if record.id in wanted and record.status in results]
+
+    def _ended_well(self, done: Sequence[Record]) -> list[Scenario]:
+        fine = {record.id for record in done if record.status == "ok"}
+        return [scenario for scenario in self.scenarios if scenario.id in fine]
 
     def _in_order(self, records: Sequence[Record]) -> list[Record]:
         place = {scenario.id: index for index, scenario in enumerate(self.scenarios)}

@@ -8,7 +8,7 @@ from typing import TypedDict
 from memprof.errors import MemprofError
 from memprof.headroom import Headroom, outgrown
 from memprof.race.ask import Race, Result
-from memprof.race.order import surroundings
+from memprof.race.order import baseline_of, surroundings
 from memprof.record import Record
 from memprof.runner import has_a_name, predict
 from memprof.scenario import Scenario
@@ -25,7 +25,11 @@ class Known(TypedDict, total=False):
 
 
 class Field:
-    """The cells of a comparison. Those that differ in their method alone race when the first of them has its turn."""
+    """The cells of a comparison. Those that differ in their method alone race when the first of them has its turn.
+
+    `beside` are cells that have their records already, of an earlier part of the run. Their AdamW races once more where
+    there would be none: rounds of another day are no pairs.
+    """
 
     def __init__(
         self,
@@ -36,10 +40,11 @@ class Field:
         timeout: float,
         max_fraction: float,
         on_race: OnRace,
+        beside: Sequence[Scenario] = (),
     ) -> None:
         self.scenarios = scenarios
         self.rounds, self.steps, self.timeout, self.max_fraction = rounds, steps, timeout, max_fraction
-        self.on_race = on_race
+        self.on_race, self.beside = on_race, beside
         self._known: dict[str, Known] = {}
 
     def known(self, scenario: Scenario, failed: Iterable[Record]) -> Known:
@@ -74,11 +79,21 @@ class Field:
         entrants = [each for each in scenarios if each.id in self._known and self._predicted(each).trace is not None]
         if not entrants:
             return
+        entrants += self._baseline(entrants)
         rooms = {each.id: self._room(each) for each in entrants}
         self.on_race(len(entrants), self.rounds)
         race = Race(scenarios=tuple(entrants), rooms=rooms, rounds=self.rounds, steps=self.steps, timeout=self.timeout)
         for name, result in race.run().items():
             self._known[name]["raced"] = result
+
+    def _baseline(self, entrants: Sequence[Scenario]) -> list[Scenario]:
+        """AdamW, whom these would have to race without."""
+        alike = [each for each in self.beside if surroundings(each) == surroundings(entrants[0])]
+        if baseline_of(entrants) is not None or (name := baseline_of(alike)) is None:
+            return []
+        (found,) = (each for each in alike if each.id == name)
+        self._known[name] = {"predicted": predict(found)}
+        return [] if self._predicted(found).trace is None else [found]
 
     def _predicted(self, scenario: Scenario) -> Record:
         return self._known[scenario.id]["predicted"]

@@ -18,13 +18,14 @@ from PIL import Image
 import memprof.api
 import memprof.runner
 from memprof.child import CellError
+from memprof.race.ask import Race
 from memprof.record import Record, Trace
 from memprof.run_file import RECORDS, load
 from memprof.runner import run_cell
 from memprof.scenario import Scenario
 from memprof.store import RENDERED, RunStore
 from memprof.trace import trace
-from tests.cells import without_race
+from tests.cells import RACED, without_race
 from tests.cli.comparisons import LLAMA, MEASURED_FIGURES, QUICK, ROOT, TWO, Main, assert_refused, done_lines
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
@@ -209,6 +210,32 @@ def test_other_steps_do_not_come_beside_those_of_the_run(
     says = ("other facts", f"torch (1.0-other there, {torch.__version__} here)")
     assert_refused(memprof_main(*more, "--steps", "200"), 2, says)
     assert_refused(memprof_main(*TWO, "--no-measure", "-o", run, "--resume"), 2, ("device (cpu before, null after)",))
+
+
+def test_what_a_measured_run_lacks_is_timed_beside_its_adamw(
+    memprof_main: Main, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else it would have no ratio. AdamW keeps the record it has; one that ran out of memory does not try again."""
+    raced: list[list[str]] = []
+
+    def over(race: Race) -> dict[str, Any]:
+        raced.append([scenario.method.name for scenario in race.scenarios])
+        return {scenario.id: RACED for scenario in race.scenarios}
+
+    monkeypatch.setattr(memprof.api, "describe_device", lambda kind: {"device": kind})
+    monkeypatch.setattr(Race, "run", over)
+    monkeypatch.setattr(memprof.runner, "measure_in_child", lambda *_: MEASURED_FIGURES)
+    run = tmp_path / "run"
+    measured = ["--device", "cpu", "-o", str(run)]
+    assert memprof_main(*TWO, *measured).code == 0
+    before = load(run)
+    assert memprof_main(*TWO, "--method", "galore", *measured, "--resume").code == 0
+    assert raced == [["adamw", "lora"], ["galore", "adamw"]] and load(run)[:2] == before
+    assert [record.method for record in load(run)] == ["adamw", "lora", "galore"]
+    stored = (run / RECORDS).read_text()
+    (run / RECORDS).write_text(stored.replace('"status":"ok"', '"status":"oom"', 1))
+    assert memprof_main(*TWO, "--method", "galore", "--method", "sgd", *measured, "--resume").code == 3
+    assert raced[2:] == [["sgd"]]
 
 
 def test_a_signal_while_a_record_is_written_waits_for_it(

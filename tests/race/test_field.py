@@ -109,6 +109,23 @@ def test_what_has_outgrown_the_memory_does_not_race(races: list[Race]) -> None:
     assert [record.status for record in records] == ["ok", "skipped", "ok", "ok"]
 
 
+def test_adamw_of_an_earlier_part_of_a_run_races_once_more_and_is_not_recorded_again(races: list[Race]) -> None:
+    """Beside those of its batch size alone, and beside nobody who has an AdamW there already."""
+    scenarios = cells(["adamw", "sgd", "galore"])
+    again = [cell for cell in scenarios if cell.method.name != "galore"]
+    missing = [cell for cell in scenarios if cell.method.name == "galore"]
+    records = list(run(missing, beside=again))
+    assert [(record.method, record.status) for record in records] == [("galore", "ok")] * 2
+    assert [names(race) for race in races] == [[("galore", n), ("adamw", n)] for n in (1, 2)]
+    assert all(set(race.rooms) == {scenario.id for scenario in race.scenarios} for race in races)
+    races.clear()
+    list(run([*missing, *(cell for cell in again if cell.batch_size == 1)], beside=again))
+    assert [names(race) for race in races] == [
+        [("galore", 1), ("adamw", 1), ("sgd", 1)],
+        [("galore", 2), ("adamw", 2)],
+    ]
+
+
 def test_what_cannot_be_traced_does_not_race(races: list[Race], monkeypatch: pytest.MonkeyPatch) -> None:
     """Crashed is a status of its cell alone; bad usage ends the run, when what comes before it is done."""
 

@@ -6,6 +6,7 @@ same round. Rounds in which the device was slowed down by heat or a power failur
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
@@ -17,8 +18,10 @@ from memprof.scenario import Scenario
 
 SLOWEST = 0.99
 """share of all steps of a training that take no longer than the 99th percentile"""
-ENOUGH_SECONDS = 1.0
-"""that the windows must take together for the energy counter, which moves every 20 to 100 ms"""
+TICK = 0.1
+"""seconds that the energy counter stands still at most; it moves every 20 to 100 ms"""
+BLUR = 0.05
+"""relative standard error of an energy, at most"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,10 +92,13 @@ class Pace:
         return self.scenario.examples / median(seconds) if seconds else None
 
     def energy(self) -> tuple[float, float] | None:
-        """Watts, and joules per example, over all windows; None where nothing counts, or for too short a time."""
+        """Watts, and joules per example, over all windows; None where nothing counts, or for too short a time.
+
+        Either end of a window reads a counter that is up to a tick old, and two such ages differ by tick / sqrt(6).
+        """
         seconds = sum(each.seconds for each in self.rounds)
         joules = [each.joules for each in self.rounds if each.joules is not None]
-        if len(joules) < len(self.rounds) or seconds < ENOUGH_SECONDS:
+        if len(joules) < len(self.rounds) or TICK * math.sqrt(len(joules) / 6) > BLUR * seconds:
             return None
         examples = self.scenario.examples * sum(each.steps for each in self.rounds)
         return sum(joules) / seconds, sum(joules) / examples

@@ -9,7 +9,7 @@ import pytest
 
 from memprof.evidence import Interval
 from memprof.race.bounds import Abilities
-from memprof.race.estimate import ENOUGH_SECONDS, Pace, quantile
+from memprof.race.estimate import Pace, quantile
 from memprof.race.laps import Round, ranks, shares
 from memprof.race.result import Raced, raced
 from memprof.timeline import BACKWARD, FORWARD, OPTIMIZER
@@ -129,13 +129,21 @@ def test_joules_and_watts_by_hand() -> None:
     [
         (a_round(4.0),),
         (a_round(4.0, joules=100.0), a_round(4.0)),
-        (a_round(ENOUGH_SECONDS * 0.9, joules=100.0),),
+        (a_round(0.8, joules=100.0),),
     ],
     ids=["no counter", "a counter that fell silent", "too short for it"],
 )
 def test_no_energy_is_none(rounds: tuple[Round, ...]) -> None:
     found = result(pace(*rounds))
     assert (found.joules_per_example, found.speed.joules_per_example, found.speed.watts) == (None, None, None)
+
+
+@pytest.mark.parametrize(("rounds", "seconds", "known"), [(6, 0.33, False), (6, 0.34, True), (24, 0.1, False)])
+def test_energy_needs_windows_that_are_long_beside_its_counters_tick(rounds: int, seconds: float, known: bool) -> None:
+    """Either end of a window may be 0.1 s late: 0.1 s / sqrt(6) apart, and sqrt(6) times that over 6 windows. That is
+    5 % of 2 s. Over 24 windows it is twice as much, though they take longer together."""
+    found = result(pace(*[a_round(seconds, joules=100.0)] * rounds))
+    assert (found.joules_per_example is not None) == known == (found.speed.watts is not None)
 
 
 def test_the_papers_figure_is_the_median_of_the_rounds() -> None:

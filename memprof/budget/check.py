@@ -122,7 +122,7 @@ def _check(
     if before is None:
         raise _not_in_baseline(budget, limit, record, baseline)
     bound = limit.most(before)
-    if apart and limit.key in ("reserved", "device"):
+    if apart and record.measured is not None and limit.key in ("reserved", "device"):
         return Check(budget=budget, limit=limit, verdict=Verdict.INCONCLUSIVE, bound=bound, actual=actual, why=apart)
     if actual <= bound:
         return Check(budget=budget, limit=limit, verdict=Verdict.PASS, bound=bound, actual=actual)

@@ -9,7 +9,7 @@ from memprof.budget.baseline import Baseline
 from memprof.budget.limits import SPEED, Limit
 from memprof.diff.apart import differences
 from memprof.diff.speed import OF_THE_MACHINE
-from memprof.record import Interval, Memory, Record
+from memprof.record import Interval, Memory, Pool, Record
 from memprof.report.describe import plain
 from memprof.timeline import EXTRA, PARAM
 
@@ -58,7 +58,7 @@ def explain(record: Record, limit: Limit, baseline: Baseline | None, environment
     if memory is None:
         return ()
     if baseline is None or old is None or then is None:
-        return _parts(memory) if limit.key in _BY_PEAK else ()
+        return (*_held(memory, limit.key), *_parts(memory)) if limit.key in _BY_PEAK else ()
     return (*_growth(limit.key, record, old, baseline), *_other_versions(baseline, environment))
 
 
@@ -87,6 +87,18 @@ def other_machine(baseline: Baseline, environment: Mapping[str, Any]) -> tuple[s
         for key, old, new in pairs
         if old is not None and new is not None and old != new
     )
+
+
+def _held(memory: Memory, key: str) -> tuple[str, ...]:
+    """What the allocator would hold beside tensors, where that is what is over its limit."""
+    pool: Pool | None = getattr(memory, "pool", None)
+    if key != "reserved" or pool is None:
+        return ()
+    taken = [f"{plain(name)} {amount(size)}" for name, size in pool.workspaces.items()]
+    inside = f" (of it {', '.join(taken)})" if taken else ""
+    told = f"held, by the allocator's rules: {amount(pool.allocated)} allocated{inside}"
+    rest = f"{amount(pool.fragmentation)} in fragments, {amount(pool.cached)} cached"
+    return (f"{told}, {rest}; {amount(pool.reserved_expandable)} with expandable_segments",)
 
 
 def _parts(memory: Memory) -> tuple[str, ...]:
@@ -158,6 +170,8 @@ def _release(environment: Mapping[str, Any], key: str) -> str:
 
 def why_absent(key: str, device: Any) -> str:
     """Why a record has no such figure, and what has."""
+    if key == "reserved" and device is None:
+        return "a trace of CPU kernels has none: no allocator reserves memory on a CPU"
     if device is None:
         return "a trace has no such figure; --measure has"
     if key == "reserved" and device == "cpu":

@@ -18,7 +18,7 @@ from memprof.units import parse_size
 
 SIZE_KEYS = ("param", "grad", "optimizer_state", "activation", "extra", "peak", "steady", "refresh_peak", "total",
              "reserved", "device")  # fmt: skip
-"""what a limit can be set on; `total` is the formula's, `reserved` and `device` are there only where it was measured"""
+"""what a limit can be set on; `total` is the formula's, `device` is there only where it was measured"""
 SPEED = "examples_per_second"
 MAX_PERCENT = 1000
 MAX_TEXT = 100

@@ -44,10 +44,18 @@ def test_every_key_has_its_figure(budgets: WriteBudgets, record: MakeRecord, key
     assert check.actual == actual * MIB and check.verdict is Verdict.PASS
 
 
-@pytest.mark.parametrize("key", ["reserved", "device"])
-def test_what_a_trace_has_not_is_not_called_a_pass(budgets: WriteBudgets, record: MakeRecord, key: str) -> None:
+@pytest.mark.parametrize(
+    ("key", "why"),
+    [
+        ("reserved", "a trace of CPU kernels has none: no allocator reserves memory on a CPU"),
+        ("device", "a trace has no such figure; --measure has"),
+    ],
+)
+def test_what_a_trace_has_not_is_not_called_a_pass(
+    budgets: WriteBudgets, record: MakeRecord, key: str, why: str
+) -> None:
     check = one(check_records(budgets(f'{key} = "1 GiB"').budgets, [record()]))
-    assert check.verdict is Verdict.NOT_MEASURED and check.why == ("a trace has no such figure; --measure has",)
+    assert check.verdict is Verdict.NOT_MEASURED and check.why == (why,)
     measured = one(check_records(budgets(f'{key} = "1 GiB"').budgets, [record(device="cpu")]))
     ways = {"reserved": "limit `device`", "device": "memprof doctor"}
     assert measured.verdict is Verdict.BROKEN and ways[key] in measured.why[0]

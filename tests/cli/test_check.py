@@ -66,7 +66,7 @@ def test_a_budget_that_fails(memprof_main: Main) -> None:
         (PASSING + 'dtype = "amp"\n', 4, "memprof.toml:8: budget 'small': dtype amp is not built yet"),
         (PASSING + 'refresh_peak = "1 GiB"\n', 2, "memprof.toml:10: adamw has no periodic work and so no refresh_peak"),
         (
-            DEFAULTS + BUDGET + 'reserved = "1 GiB"\n',
+            DEFAULTS + BUDGET + 'device = "1 GiB"\n',
             5,
             "memprof.toml:8: budget 'small' has no limit that a trace can check; use --measure",
         ),
@@ -215,14 +215,23 @@ def test_measured_on_a_cpu(memprof_main: Main) -> None:
 
 def test_a_figure_that_is_not_to_be_had_says_why(memprof_main: Main) -> None:
     """Once for all the limits that have the same reason."""
-    more = '[[budget]]\nname = "other"\nreserved = "2 TiB"\nparam = "1 TiB"\n'
-    write(PASSING + 'reserved = "1 TiB"\n' + more)
+    more = '[[budget]]\nname = "other"\ndevice = "2 TiB"\nparam = "1 TiB"\n'
+    write(PASSING + 'device = "1 TiB"\n' + more)
     told = memprof_main("check").out.splitlines()
-    assert told[-1] == "reserved of small, other is not measured: a trace has no such figure; --measure has"
+    assert told[-1] == "device of small, other is not measured: a trace has no such figure; --measure has"
+
+
+def test_what_the_allocator_would_hold_is_gated_by_trace_and_not_to_be_had_on_a_cpu(memprof_main: Main) -> None:
+    write(PASSING + 'reserved = "1 TiB"\n')
+    assert "memprof.toml, by trace: 2 pass" in memprof_main("check").out
+    write(PASSING + 'reserved = "1 KiB"\n')
+    failed = memprof_main("check")
+    assert failed.code == 1 and "by trace: 1 pass, 1 FAIL" in failed.out
+    assert "(of it cuBLAS 64.00 MiB" in failed.out and "with expandable_segments" in failed.out
     measured = memprof_main("check", "--device", "cpu", "--steps", "6")
-    assert measured.code == 3 and "memprof.toml, measured on cpu: 2 pass, 2 broken" in measured.out
+    assert measured.code == 3 and "memprof.toml, measured on cpu: 1 pass, 1 broken" in measured.out
     why = "no allocator reserves memory on a CPU; limit `device`, the resident set, instead"
-    assert measured.out.splitlines()[-2:] == ["other: reserved is not known", f"  {why}"]
+    assert measured.out.splitlines()[-2:] == ["small: reserved is not known", f"  {why}"]
 
 
 def test_too_few_rounds_for_an_interval_are_refused(memprof_main: Main, here: Path) -> None:

@@ -20,6 +20,8 @@ HOW_COUNTED = (
 )
 HOW_MIXED = f"{HOW_READ} What a paper's counting gives is a sum over categories and no instant of a step."
 HOW_READ_BY = {PEAK: HOW_READ, SUM: HOW_COUNTED}
+ENOUGH_ROUNDS = 6
+"""for an interval of 95 %"""
 RATIO_READ = (
     "Speed vs AdamW: examples/s over AdamW's, paired by round, with its 95 % interval; no rank is claimed where that "
     "includes 1."
@@ -47,7 +49,8 @@ def caption(rows: Sequence[Row], unit: str, headers: Iterable[str]) -> list[str]
     peak = peak_name(rows)
     found = [name for name in EXPLAINED if any(header.startswith(name) for header in headers)]
     explained = [EXPLAINED[name].format(peak=peak) for name in found] + (judges(rows) if "Fits" in found else [])
-    how = " ".join([HOW_READ_BY.get(peak, HOW_MIXED), *explained, *weaker(rows), *warm_starts(rows)])
+    sure = few_rounds(rows) if "Examples/s" in found else []
+    how = " ".join([HOW_READ_BY.get(peak, HOW_MIXED), *explained, *sure, *weaker(rows), *warm_starts(rows)])
     return [scenario_line([row.record for row in rows]), source(rows, unit), how, *failures(rows), *meanings(rows)]
 
 
@@ -78,6 +81,20 @@ def judges(rows: Sequence[Row]) -> list[str]:
     names = {row.fits_by for row in rows if row.fits_by and row.fits_by != row.witness}
     return [f"Fits is {SPOKEN[name]}, not by the {'sum' if peak_name(rows) == SUM else 'figures'} shown."
             for name in WITNESSES if name in names]  # fmt: skip
+
+
+def few_rounds(rows: Sequence[Row]) -> list[str]:
+    """What an interval promises that spans all rounds there are: by chance they may all lie on one side."""
+    few: dict[int, list[str]] = {}
+    for row in rows:
+        if row.speed is not None and row.speed.rounds < ENOUGH_ROUNDS:
+            few.setdefault(row.speed.rounds, []).append(row.label)
+    said = [
+        f"of {count} it holds the true median {100 * (1 - 2 ** (1 - count)):.0f} times in 100 ({', '.join(names)})"
+        for count, names in few.items()
+    ]
+    whole = f"The interval of fewer than {ENOUGH_ROUNDS} rounds is their whole range"
+    return [f"{whole}: {', '.join(said)}."] if said else []
 
 
 def weaker(rows: Sequence[Row]) -> list[str]:

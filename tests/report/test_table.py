@@ -100,6 +100,21 @@ def test_row_by_hand(record: Make) -> None:
     assert [cell.strip() for cell in lora][1:] == "2.00,0.00,0.00,2.00,1.00,5.00,50.0 %,4.00,+0.20 % Peak".split(",")
 
 
+@pytest.mark.parametrize(
+    ("rounds", "times"), [(2, "50 times in 100"), (3, "75 times in 100"), (5, "94 times in 100"), (6, None)]
+)
+def test_what_too_few_rounds_promise_is_said(record: Make, rounds: int, times: str | None) -> None:
+    """Of n rounds all lie on one side of their median once in 2^(n - 1): 1 time in 2, 4, 16. Of 6 once in 32."""
+    records = [record(speed=141.5, raced={"rounds": rounds}), record("galore", speed=136.5, raced={"rounds": 6})]
+    text = " ".join(show(render(records), 200).split())
+    if times is None:
+        assert "fewer than 6 rounds" not in text
+    else:
+        said = f"The interval of fewer than 6 rounds is their whole range: of {rounds} it holds the true median {times}"
+        assert f"{said} (adamw)." in text
+    assert "fewer than" not in show(render([record()]), 200)
+
+
 def test_caption_names_witness_scenario_and_unit(record: Make) -> None:
     text = show(render([record(speed=3.0, device="cuda"), record("lora", device="cuda")], unit="MiB"), 120)
     for said in (

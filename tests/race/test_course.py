@@ -183,6 +183,25 @@ def test_an_entrant_without_memory_is_taken_out_and_the_others_go_on(queue: Queu
     assert "reset" in queue.calls and script.log[-1] != "galore"
 
 
+def test_whoever_comes_after_one_that_failed_fills_the_pool_again_untimed(
+    queue: Queue, script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was cached has been given back: each first step asks the driver for memory, which takes 100 s here."""
+    cold: set[str] = set()
+
+    def costs(name: str) -> Cost:
+        waits = name in cold
+        cold.discard(name)
+        return Cost(optimizer=103 if waits else 3)
+
+    script.costs |= {"adamw": lambda number: costs("adamw"), "sgd": lambda number: costs("sgd")}
+    script.fails["galore", COMPARED_FROM + 3] = torch.OutOfMemoryError("CUDA out of memory")
+    monkeypatch.setattr(queue, "reset", lambda: cold.update(("adamw", "sgd")), raising=False)
+    adamw, _, sgd = run(queue, ADAMW, GALORE, SGD, windows=(2, 2, 2))
+    assert not cold and [each.seconds for each in adamw.rounds] == [each.seconds for each in sgd.rounds] == [12] * 3
+    assert [each.again for each in adamw.rounds] == [6] * 3
+
+
 def test_a_baseline_that_fails_leaves_the_others(queue: Queue, script: Script) -> None:
     script.fails["adamw", COMPARED_FROM + 4] = RuntimeError("size mismatch")
     adamw, sgd = run(queue, ADAMW, SGD)

@@ -154,6 +154,11 @@ def choose_device(measure: bool | None, device: str | None) -> str | None:
     return device or ("cuda" if has_cuda() else "cpu")
 
 
+def _check_count(name: str, count: Any, least: int) -> None:
+    if not isinstance(count, int) or count < least:
+        raise MemprofError(f"{name}={count!r} is out of range; give a whole number of at least {least}")
+
+
 def run(
     scenarios: Iterable[Scenario],
     *,
@@ -173,6 +178,8 @@ def run(
     no AdamW is among them, that of `beside` races too, and gets no record.
     """
     known, scenarios = list(failed), list(scenarios)
+    _check_count("rounds", rounds, 0)
+    _check_count("steps", steps, 1)
     options: dict[str, Any] = {"rounds": rounds, "steps": steps, "timeout": timeout, "max_fraction": max_fraction}
     field = Field(scenarios, on_race=on_race, beside=beside, **options)
     for scenario in scenarios:

@@ -48,6 +48,13 @@ def history_path(folder: Path, cell: str) -> Path:
     return folder / f"{cell}.history.json.gz"
 
 
+def refuse_no_folder(folder: Path) -> None:
+    """`MemprofError` where histories cannot be kept under that name: each cell would be measured, and crash then."""
+    taken = next((path for path in (folder, *folder.parents) if path.exists()), None)
+    if taken is not None and not taken.is_dir():
+        raise MemprofError(f"--histories: {taken} is a file; name a folder")
+
+
 def refuse_existing(folder: Path, cells: Iterable[str]) -> None:
     """`MemprofError` where one of these cells has a history in the folder already."""
     there = [path for path in (history_path(folder, cell) for cell in cells) if path.exists()]

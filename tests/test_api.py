@@ -178,3 +178,10 @@ def test_the_environment_names_versions_and_nobody() -> None:
     text = json.dumps(facts)
     private = {socket.gethostname(), str(Path.home()), str(Path.cwd()), os.environ.get("USER", "")}
     assert not any(secret in text for secret in private if len(secret) > 4)
+
+
+@pytest.mark.parametrize(("count", "why"), [({"rounds": -1}, "rounds=-1"), ({"steps": 0}, "steps=0")])
+def test_a_number_of_rounds_or_steps_that_cannot_be_run_is_refused_at_once(count: dict[str, int], why: str) -> None:
+    """It ended in a division by zero inside the measurement, and passed unseen where nothing was measured."""
+    with pytest.raises(MemprofError, match=f"{why} is out of range"):
+        memprof.profile("9m", "adamw", **count, **TINY)

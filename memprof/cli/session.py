@@ -12,7 +12,7 @@ from memprof.api import choose_device, environment, plan, run
 from memprof.catalogue import CORE, METHODS
 from memprof.cli.screen import Progress, note, print_details, print_process, print_table
 from memprof.errors import MemprofError
-from memprof.history_file import refuse_existing
+from memprof.history_file import refuse_existing, refuse_no_folder
 from memprof.interrupt import Interrupted, held, stopping
 from memprof.record import Record, document
 from memprof.report.rows import suitable_unit
@@ -109,6 +109,8 @@ class Session:
             raise MemprofError(
                 "--histories keeps what a measurement records; add --measure, and --device cpu where there is no GPU"
             )
+        if view.histories is not None:
+            refuse_no_folder(view.histories)
         if view.histories is not None and not (view.force or view.resume):
             refuse_existing(view.histories, [scenario.id for scenario in self.scenarios])
         maker = Maker(environment(self.device), *((None, None) if self.device is None else (steps, rounds)))

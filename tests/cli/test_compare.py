@@ -230,7 +230,12 @@ def test_the_documents_keys(memprof_main: Main, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "why"),
-    [(["--histories", "new", "--no-measure"], "add --measure"), (["--histories", "", "--device", "cpu"], "is empty")],
+    [
+        (["--histories", "new", "--no-measure"], "add --measure"),
+        (["--histories", "", "--device", "cpu"], "is empty"),
+        (["--histories", __file__, "--device", "cpu"], "test_compare.py is a file; name a folder"),
+        (["--histories", __file__, "--device", "cpu", "-o", "new", "--resume"], "test_compare.py is a file"),
+    ],
 )
 def test_histories_need_a_measurement_and_a_folder(memprof_main: Main, arguments: list[str], why: str) -> None:
     assert_refused(memprof_main(*QUICK, "--method", "adamw", *arguments), 2, (why,))

@@ -149,9 +149,9 @@ class Measured(Memory):
     speed: Speed | None = None
     """how the speed was come by"""
     loss_first: float | None = None
-    """of the first measured step; None where it is not finite"""
+    """of a step at the end of the warm-up, the same one for all methods; None where it is not finite"""
     loss_last: float | None = None
-    """of the last one, on the same tokens"""
+    """of a later step on the same tokens, as many updates further as steps were timed, and one at least"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

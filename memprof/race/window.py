@@ -75,9 +75,10 @@ def time_refresh(entrant: Entrant, device: Device, clock: Clock) -> float:
 def time_as_papers_do(entrant: Entrant, device: Device, clock: Clock) -> float:
     """Seconds of one step by the clock behind published throughputs.
 
-    Their training loops (ReLoRA's `torchrun_main.py` and its copies) wait for forward and backward when they read the
-    gradient's norm, launch the optimizer and stop the clock with no further wait: what the device then still works on
-    is in no step. The clock starts anew behind the logging, which waits for it.
+    ReLoRA's `torchrun_main.py` waits for forward and backward when it reads the gradient's norm, launches the optimizer
+    and stops the clock with no further wait: what the device then still works on is in no step. The clock starts anew
+    behind the logging, which waits for it. Its copy in GaLore clips no gradients by default and waits for nothing after
+    the last micro-batch's launch, whose work it leaves out too; that is not done here.
     """
     device.synchronize()
     start = clock()

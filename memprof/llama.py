@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from memprof.chunked_loss import chunked_cross_entropy
 from memprof.errors import MemprofError
 from memprof.kernels import Kernels, get_kernels
+from memprof.method import room_for
 from memprof.shapes import LlamaShape, get_shape
 
 INIT_STD = 0.02
@@ -36,7 +37,7 @@ class RMSNorm(nn.Module):
 
 def linear(n_in: int, n_out: int, dtype: torch.dtype, device: torch.device) -> nn.Linear:
     """A linear layer without bias, left uninitialised: `LlamaForCausalLM` initialises everything once."""
-    return nn.Linear(n_in, n_out, bias=False, dtype=dtype, device="meta").to_empty(device=device)
+    return room_for(nn.Linear(n_in, n_out, bias=False, dtype=dtype, device="meta"), device)
 
 
 def rotary_tables(positions: int, head_dim: int, theta: float, dtype: torch.dtype, device: torch.device) -> Rotary:
@@ -108,7 +109,7 @@ class LlamaModel(nn.Module):
         self.config = shape
         self.checkpointing = checkpointing
         embedding = nn.Embedding(shape.vocab_size, shape.hidden_size, dtype=dtype, device="meta")
-        self.embed_tokens = embedding.to_empty(device=device)
+        self.embed_tokens = room_for(embedding, device)
         layers = (DecoderLayer(shape, kernels, dtype, device) for _ in range(shape.num_hidden_layers))
         self.layers = nn.ModuleList(layers)
         self.norm = RMSNorm(shape.hidden_size, shape.rms_norm_eps, kernels, dtype, device)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 
 T = TypeVar("T")
+Module = TypeVar("Module", bound="nn.Module")
 BASIS, BLOCK_MEANS, STEP = "basis", "block means", "step counts"
 """parts of an optimizer's state that papers count in different ways: what maps between a subspace and a weight, second
 moments that a block shares, step counts"""
@@ -297,3 +298,11 @@ def replace_matrices(model: nn.Module, make: Callable[[Weight, nn.Linear], nn.Mo
         if weight.is_matrix:
             path = weight.name.removesuffix(".weight")
             model.set_submodule(path, make(weight, typing.cast("nn.Linear", model.get_submodule(path))))
+
+
+def room_for(layer: Module, device: torch.device) -> Module:
+    """`layer`, which was made on meta so that nothing is drawn for it, uninitialised on `device`.
+
+    On meta it stays as it is: a second storage beside the first would be a block that no GPU ever sees.
+    """
+    return layer if device.type == "meta" else layer.to_empty(device=device)

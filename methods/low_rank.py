@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from memprof.method import STEP, Footprint, RankedMethod, Weight, known_rank, named_weights, replace_matrices
+from memprof.method import STEP, Footprint, RankedMethod, Weight, known_rank, named_weights, replace_matrices, room_for
 from memprof.methods.adamw import STEP_BYTES, AdamW
 from memprof.methods.parts.fused_adamw import FusedAdamW
 from memprof.setting import setting
@@ -60,7 +60,7 @@ def factors(linear: nn.Linear, rank: int) -> tuple[nn.Linear, nn.Linear]:
     dtype, device = linear.weight.dtype, linear.weight.device
     a = nn.Linear(linear.in_features, rank, bias=False, dtype=dtype, device="meta")  # meta: drawn once, by the caller
     b = nn.Linear(rank, linear.out_features, bias=False, dtype=dtype, device="meta")
-    return a.to_empty(device=device), b.to_empty(device=device)
+    return room_for(a, device), room_for(b, device)
 
 
 def factor_bytes(weight: Weight, rank: int) -> int:

@@ -7,11 +7,15 @@ import torch
 
 from memprof.api import plan
 from memprof.catalogue import METHODS
-from memprof.ledger import Ledger
+from memprof.device import Allocation, CpuDevice
+from memprof.ledger import Ledger, Recorder
 from memprof.scenario import Scenario
 from memprof.step import prepare, request_refresh, train_step
 from memprof.timeline import ACTIVATION, EXTRA, OPTIMIZER, OUTSIDE, REFRESH
 from memprof.trace import booked_step, trace, watch
+
+SCALAR = 8
+"""bytes; a processor's kernels make Python numbers into 0-d tensors"""
 
 
 def scenario_of(method: str) -> Scenario:
@@ -34,6 +38,21 @@ def test_books_that_go_on_say_what_fresh_ones_say(method: str) -> None:
         request_refresh(optimizer)
         again = booked_step(Ledger(model, optimizer, REFRESH), scenario)
         assert found.refresh.at_peak == again.at_peak
+
+
+@pytest.mark.parametrize("method", ["adamw", "galore", "lora", "low-rank", "grass", "mora"])
+def test_building_takes_what_a_real_allocator_hands_out_and_in_its_order(method: str) -> None:
+    """A processor's allocator is the oracle. Where a block lies, so what is reserved, hangs on all before it."""
+    (scenario,) = plan(["9m"], [method], dtype="fp32", kernels="cpu", num_layers=2, vocab_size=64)
+    with torch.random.fork_rng(devices=[]), Recorder("meta") as books:
+        traced = prepare(scenario, torch.device("meta"))
+    with CpuDevice().record() as recording:
+        real = prepare(scenario, torch.device("cpu"))
+    assert traced and real, "alive until both are read"
+    nbytes = books.timeline.nbytes
+    booked = [nbytes[event] if event >= 0 else -nbytes[~event] for event in books.timeline.events]
+    seen = [event.nbytes for event in recording.events if isinstance(event, Allocation)]
+    assert [size for size in booked if abs(size) > SCALAR] == [size for size in seen if abs(size) > SCALAR]
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -19,13 +19,16 @@
 # (`--rounds 0`). Periodic work makes the difference at larger sizes: an eigenvector problem of 1024, 2048 or 4096 rows is
 # taken to need 15, 40 or 200 ms, there are 168 (7b: 224) of them to a refresh, and a cell refreshes four times: 10, 27
 # and 180 s. In the parts on speed all methods of a command share a process: a step of 36,864 tokens is taken as 0.2 s at
-# 350m, one of 294,912 as 1.5 s, and a race has five rounds. None of these times has been seen yet; `--timeout` ends a
-# cell that takes far longer, and its record says so. What a command has finished is kept.
+# 350m, one of 294,912 as 1.5 s, and a race has six rounds, the fewest of which an interval of 95 % can be made. A race
+# that is cut short begins anew when the part is run again, so that each is to be over in five minutes even where an
+# eigenvector problem of 1024 rows needs 25 ms. None of these times has been seen yet; `--timeout` ends a cell that takes
+# far longer, and its record says so. What a command has finished is kept.
 set -euo pipefail
 
 readonly MOST_FILES=8 MOST_BYTES=16000000
 readonly PARTS=(gpu memory-60m memory-350m memory-1b memory-1b-merged memory-1b-projected memory-7b
-    memory-7b-galore memory-7b-galore-mini speed-24 speed-48 speed-paper speed-paper-variants speed-gap50 rest)
+    memory-7b-galore memory-7b-galore-mini speed-24 speed-24-mini speed-48 speed-48-mini speed-paper speed-paper-variants
+    speed-gap50 rest)
 
 # Every method once. Of the first three the allocator's history is kept at each size, and of all at 7b.
 readonly HISTORIES=(adamw galore relora)
@@ -105,8 +108,10 @@ memory-1b-projected 7 projected gradients at 1b
 memory-7b 5 of the core eight at 7b, batch 1 of 2,048 tokens, those without an SVD
 memory-7b-galore 6 GaLore at 7b, whose refresh takes minutes
 memory-7b-galore-mini 6 GaLore-mini at 7b, likewise
-speed-24 6 AdamW, Adam-mini, GaLore, GaLore-mini and ReLoRA at ranks 256, 128 and 64; 350m, micro-batch 24
-speed-48 6 the same at micro-batch 48
+speed-24 5 AdamW, Adam-mini, GaLore and ReLoRA at ranks 256, 128 and 64; 350m, micro-batch 24
+speed-24-mini 4 GaLore-mini at these ranks beside AdamW, the same way
+speed-48 5 those of speed-24 at micro-batch 48
+speed-48-mini 4 those of speed-24-mini at micro-batch 48
 speed-paper 7 GaLore, GaLore-mini, GaLore-dynamics and Adam-mini beside AdamW; 350m, micro-batch 48, accumulation 24, gap 200
 speed-paper-variants 7 the other GaLore variants beside AdamW, the same way
 speed-gap50 6 all of these at gap 50 without accumulation
@@ -134,8 +139,10 @@ memory-7b-galore() { sized 7b 1 2048 && recorded galore galore; }
 memory-7b-galore-mini() { sized 7b 1 2048 && recorded galore-mini galore-mini; }
 
 # As in table 2 of "Approximations may be all you need": 144 sequences to a step of each of its eight GPUs.
-speed-24() { sized 350m 24 256 && ranks 6; }
-speed-48() { sized 350m 48 256 && ranks 3; }
+speed-24() { sized 350m 24 256 && ranks 6 galore relora adam-mini; }
+speed-24-mini() { sized 350m 24 256 && ranks 6 galore-mini; }
+speed-48() { sized 350m 48 256 && ranks 3 galore relora adam-mini; }
+speed-48-mini() { sized 350m 48 256 && ranks 3 galore-mini; }
 # Its whole batch of 1,152 on one GPU, each refresh an exact one.
 speed-paper() { sized 350m 48 256 && paper 24 200 galore galore-mini galore-dynamics; }
 speed-paper-variants() { sized 350m 48 256 && paper 24 200 galore-ef galore-dynamics-ef q-galore; }
@@ -174,24 +181,30 @@ recorded() { # RUN METHOD...: with the allocator's history of each
     compare "$run" "${BRIEF[@]}" --histories "$work/$part/allocator" -- "$@"
 }
 
-ranks() { # ACCUMULATION
-    compare ranks "${LONG[@]}" --accumulation "$(pick "$1" 2)" --rank "$(pick 256,128,64 32,16)" \
-        -- adamw galore relora galore-mini adam-mini
+ranks() { # ACCUMULATION METHOD...: beside AdamW, at each rank where a method has one
+    local accumulation=$1
+    shift
+    raced 18
+    compare ranks "${RACE[@]}" --accumulation "$(pick "$accumulation" 2)" --rank "$(pick 256,128,64 32,16)" -- adamw "$@"
 }
 
 paper() { # ACCUMULATION GAP METHOD...: side by side with AdamW and Adam-mini
     local accumulation=$1 gap=$2
     shift 2
-    compare paper "${LONG[@]}" --accumulation "$(pick "$accumulation" $((accumulation > 1 ? 2 : 1)))" \
+    raced $((accumulation > 1 ? 6 : 60))
+    compare paper "${RACE[@]}" --accumulation "$(pick "$accumulation" $((accumulation > 1 ? 2 : 1)))" \
         --rank "$(pick 256 32)" -- adamw "${@/%/:update_gap=$gap}" adam-mini
+}
+
+raced() { # STEPS: how long a race is; the windows of a round take more than half a second each
+    RACE=(--steps "$(pick "$1" 2)" --rounds "$(pick 6 2)" --verbose)
 }
 
 sized() { # MODEL BATCH TOKENS: the size of a part, or of its rehearsal
     SIZE=(--model "$1" --batch-size "$2" --seq-len "$3")
-    BRIEF=(--rounds 0 --verbose) LONG=(--steps 10 --rounds 5 --verbose)
+    BRIEF=(--rounds 0 --verbose)
     [[ $device == cpu ]] || return 0
     SIZE=(--model 9m --num-layers 1 --vocab-size 512 --batch-size 1 --seq-len 16)
-    LONG=(--steps 2 --rounds 2 --verbose)
 }
 
 pick() { if [[ $device == cuda ]]; then printf %s "$1"; else printf %s "$2"; fi; }

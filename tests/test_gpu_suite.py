@@ -22,6 +22,7 @@ from memprof.api import plan
 from memprof.catalogue import CORE, METHODS
 from memprof.cli.compare import swept
 from memprof.cli.main import app
+from memprof.report.captions import ENOUGH_ROUNDS
 from memprof.scenario import Scenario
 
 ROOT = Path(__file__).parents[1]
@@ -97,7 +98,7 @@ def test_every_command_is_understood(device: str) -> None:
 @pytest.mark.parametrize("device", DEVICES)
 def test_every_part_is_listed_and_stands_in_the_readme(device: str) -> None:
     section = (ROOT / "README.md").read_text().partition("## On a GPU")[2].partition("\n## ")[0]
-    rows = re.findall(r"^\| `([^`]+)` \|", section, re.MULTILINE)
+    rows = re.findall(r"`([^`]+)`", " ".join(re.findall(r"^\| (`[^|]+`) \|", section, re.MULTILINE)))
     assert list(dry_run(device)) == listed() == rows
 
 
@@ -119,6 +120,13 @@ def test_every_method_is_measured_at_every_size_but_the_largest() -> None:
     assert {size: sorted(names) for size, names in measured.items()} == {
         "60m": sorted(METHODS), "350m": sorted(METHODS), "1b": sorted(METHODS), "7b": sorted(CORE),
     }  # fmt: skip
+
+
+def test_every_speed_is_raced_beside_adamw_in_rounds_enough_for_an_interval() -> None:
+    for part, commands in dry_run("cuda").items():
+        for options in comparisons(commands):
+            assert options["rounds"] == 0 or options["rounds"] >= ENOUGH_ROUNDS, part
+            assert options["rounds"] == 0 or (part.startswith("speed-") and options["method"][0] == "adamw")
 
 
 def test_a_rehearsal_is_small() -> None:

@@ -27,8 +27,8 @@ from memprof.scenario import Scenario
 
 COMPARED_FROM = 3
 """the step, counted from 0, whose loss is the first: by then every warm-up has done its periodic work"""
-PAPERS_STEPS = 2
-"""steps by the papers' clock in each turn"""
+PAPERS_STEPS = 1
+"""steps by the papers' clock in each turn: as the device is waited for around each, one a round is enough"""
 T = TypeVar("T")
 Outcome = Laps | CellError
 """of an entrant: its rounds, or why there are none"""

@@ -42,6 +42,18 @@ class Pool:
     """the rest of `reserved`: free segments, and segments taken at another instant"""
     reserved_expandable: int
     """the same as `reserved` with expandable_segments:True"""
+    gpu: str = ""
+    """whose workspaces these are; empty where none were added"""
+
+    @property
+    def tensors(self) -> int:
+        """What a traced step's own tensors asked for."""
+        return self.requested - sum(self.workspaces.values())
+
+    @property
+    def rounding(self) -> int:
+        """By how much blocks are larger than what was asked for."""
+        return self.allocated - self.requested
 
     def broken(self) -> str | None:
         """Which sum does not hold, if one does not."""

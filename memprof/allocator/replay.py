@@ -91,6 +91,7 @@ def simulate(
         fragmentation=seen.fragmentation,
         cached=seen.cached,
         reserved_expandable=expandable.reserved,
+        gpu=workspaces.gpu.name if workspaces else "",
     )
 
 

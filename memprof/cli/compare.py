@@ -49,7 +49,7 @@ def compare(
     unit: Annotated[str | None, typer.Option(help="GiB (2**30), GB (1e9), MiB, MB, ... [default: GiB, or MiB where no peak reaches 0.01 GiB]", rich_help_panel=OUTPUT)] = None,  # noqa: E501
     fits: Annotated[str | None, typer.Option(help="Say what fits a memory such as 24GiB.", rich_help_panel=OUTPUT)] = None,  # noqa: E501
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.", rich_help_panel=OUTPUT)] = False,  # noqa: E501
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Each line of a measured process's memory, and how each speed was come by.", rich_help_panel=OUTPUT)] = False,  # noqa: E501
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="What the allocator would hold; each line of a measured process's memory, and how each speed was come by.", rich_help_panel=OUTPUT)] = False,  # noqa: E501
     output: Annotated[str | None, typer.Option("--output", "-o", help="Keep the run in this folder: records, tables, charts.", rich_help_panel=OUTPUT)] = None,  # noqa: E501
     histories: Annotated[str | None, typer.Option(metavar="DIR", help="Keep what each measurement records of the allocator in this folder, a file a cell.", rich_help_panel=OUTPUT)] = None,  # noqa: E501
     force: Annotated[bool, typer.Option("--force", help="Start over in a folder that holds a run, or histories of these cells.", rich_help_panel=OUTPUT)] = False,  # noqa: E501

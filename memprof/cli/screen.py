@@ -15,6 +15,7 @@ from memprof.record import Record
 from memprof.report.describe import labels, models, plain
 from memprof.report.loss_lines import loss_lines
 from memprof.report.memory_lines import memory_lines
+from memprof.report.pool_lines import pool_lines
 from memprof.report.process import process_table
 from memprof.report.rows import suitable_unit
 from memprof.report.speed_table import speed_tables
@@ -49,9 +50,10 @@ def print_process(records: Sequence[Record], unit: str) -> None:
 
 
 def print_details(records: Sequence[Record], unit: str) -> None:
-    """Behind the comparison: where each process's memory went, how each speed was come by, what the loss did."""
+    """Behind the comparison: what an allocator would hold, what each process did, and how each speed was come by."""
     speeds, losses = speed_tables(records), loss_lines(records)
-    tables: list[Fitting] = [*memory_lines(records, unit), *([speeds] if speeds else []), *([losses] if losses else [])]
+    memory: list[Fitting] = [*pool_lines(records, unit), *memory_lines(records, unit)]
+    tables = [*memory, *([speeds] if speeds else []), *([losses] if losses else [])]
     for part in tables:
         print(flush=True)
         print_table(part)

@@ -31,7 +31,8 @@ EXPLAINED = {
     "vs AdamW": "vs AdamW: the share of AdamW's {peak} that is saved, negative when heavier.",
     "Paper total": "Paper total: the papers' sum over categories, no instant of a step.",
     "Fits": "Fits: yes where all that the allocator would hold has room, tight where only what is alive at once has, "
-    "refresh steps included; the driver's context comes on top.",
+    "workspaces and rounding with it, which may be more than the {peak}; refresh steps included. The driver's context "
+    "comes on top.",
     "Examples/s": "Examples/s: median with its 95 % interval.",
     "Loss": "Loss: of the first and of the last measured step, on the same tokens.",
     "Speed vs AdamW": RATIO_READ,

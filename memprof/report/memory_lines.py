@@ -16,6 +16,7 @@ from rich.text import Text
 from memprof.record import Measured, Record
 from memprof.report.columns import NONE, percent
 from memprof.report.describe import labels, models, plain
+from memprof.report.process import READ_HOST
 from memprof.units import UNITS, format_size
 
 GAP, INDENT = 2, 2
@@ -60,7 +61,7 @@ READ_GPU = (
 )
 READ_BOTH = (
     "A phase's peak is the allocator's own. Recording: by how much a step takes longer while its allocations are "
-    "recorded; no timed step is."
+    "recorded, one step against one: on a busy machine that is noise, below 0 too. No timed step is recorded."
 )
 
 
@@ -113,7 +114,12 @@ class MemoryLines:
         reasons = self._said(lambda each: each.closure.device_reason if each.closure else None)
         ran = self._said(lambda each: each.attention)
         unread = [f"Device and context are not known: {reason}{names}." for reason, names in reasons]
-        return [*unread, *(f"Attention: {node}{names}." for node, names in ran), *([READ_GPU] * on_gpu), READ_BOTH]
+        return [
+            *unread,
+            *(f"Attention: {node}{names}." for node, names in ran),
+            READ_GPU if on_gpu else READ_HOST,
+            READ_BOTH,
+        ]
 
     def _said(self, read: Callable[[Measured], str | None]) -> Iterator[tuple[str, str]]:
         """What is said of some, and of whom where that is not everyone."""

@@ -13,6 +13,11 @@ from memprof.report.describe import labels
 from memprof.units import format_size
 
 Part = tuple[str, int | None]
+READ_HOST = (
+    "Resident set: the most memory that the process had, as the operating system says; before the model: Python, torch "
+    "and what a first small step loads. Not explained: all that torch's allocator does not count."
+)
+READ_GPU = "Cached, fragmented: what the allocator had reserved and nobody held at the peak."
 
 
 def parts(measured: Measured) -> list[Part]:
@@ -46,7 +51,11 @@ def process_table(records: Sequence[Record], unit: str) -> Table | None:
     seen = [(names[record.id], parts(record.measured)) for record in records if record.measured]
     if not seen:
         return None
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
+    below = READ_HOST if any(name == "not explained" for name, _ in seen[0][1]) else READ_GPU
+    table = Table(
+        box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold",
+        caption=below, caption_style="dim", caption_justify="left",
+    )  # fmt: skip
     table.add_column("Method")
     for name, _ in seen[0][1]:
         table.add_column(name, justify="right")

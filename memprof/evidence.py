@@ -147,7 +147,7 @@ class Speed:
     """timed steps with periodic work"""
     warmup_steps: int
     steady: bool
-    """whether reserved bytes and step time had settled before the first round"""
+    """whether reserved bytes and step time had settled before the first round, and the bytes stayed so while timed"""
     without_periodic: Interval
     """examples per second of ordinary steps alone"""
     refreshes_per_step: float = 0.0

@@ -62,7 +62,7 @@ def race(
             course.outcomes[name] = Laps(
                 rounds=tuple(course.rounds[name]),
                 warmup_steps=warmup_steps,
-                steady=name in steady,
+                steady=name in steady - course.growing,
                 loss_first=losses[0],
                 loss_last=losses[1],
             )
@@ -80,6 +80,8 @@ class Course:
         self.outcomes: dict[str, Outcome] = {}
         self._turns: dict[str, Round] = {}
         self._again: dict[str, float] = {}
+        self.growing: set[str] = set()
+        """who made the allocator's pool grow or shrink while the clock ran"""
         self._cold: set[str] = set()
         """who would have to ask the driver for memory, since what was cached has been given back"""
 
@@ -126,7 +128,7 @@ class Course:
             self._cold.remove(entrant.scenario.id)
             entrant.step()
         free = entrant.clear_the_way(steps)
-        return time_window(entrant, self.device, self.clock, free or steps)
+        return self._watched(entrant, lambda: time_window(entrant, self.device, self.clock, free or steps))
 
     def _whole(self, entrant: Entrant, steps: int) -> Round:
         """A window of ordinary steps, then the periodic work where it can be told from them, then the papers' clock.
@@ -135,12 +137,22 @@ class Course:
         """
         window = self._ordinary(entrant, steps)
         apart = entrant.is_periodic and entrant.clear_the_way(1)
-        refresh = time_refresh(entrant, self.device, self.clock) if apart else None
+        refresh = None
+        if apart:
+            refresh = self._watched(entrant, lambda: time_refresh(entrant, self.device, self.clock))
         papers = None
         if self.device.kind != "cpu":
             entrant.clear_the_way(PAPERS_STEPS)
             papers = mean(time_as_papers_do(entrant, self.device, self.clock) for _ in range(PAPERS_STEPS))
         return made(window, self.kept, refresh, papers)
+
+    def _watched(self, entrant: Entrant, timed: Callable[[], T]) -> T:
+        """Asking the driver for memory waits for the device, and what has to be given back first costs more."""
+        held = self.device.reserved()
+        result = timed()
+        if self.device.reserved() != held:
+            self.growing.add(entrant.scenario.id)
+        return result
 
     @contextmanager
     def _out_if_it_fails(self, name: str) -> Iterator[None]:

@@ -69,7 +69,8 @@ class Laps:
     rounds: tuple[Round, ...]
     warmup_steps: int
     steady: bool
-    """whether the device's reserved bytes and its step time had settled before the first round"""
+    """whether the device's reserved bytes and its step time had settled before the first round, and the bytes stayed so
+    while the clock ran"""
     loss_first: float | None = None
     loss_last: float | None = None
     """of two steps on the same tokens, those of all entrants; None where not finite"""

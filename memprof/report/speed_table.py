@@ -94,10 +94,10 @@ READ = (
     "work.",
     RATIO_READ,
     "Rounds: those that count, and of how many; heat or a power failure drops one. Steps: ordinary ones that were "
-    "timed. Steady: whether reserved bytes and step time had settled before the first round. p99 step: 99 of 100 steps "
-    "of a training take no longer; where fewer ordinary ones were timed, the slowest stands for them. Refresh: what a "
-    "step with periodic work takes beyond an ordinary one, and its share for a matrix. Host wait: share of a step that "
-    "the host waited for the device; near 0 the host is the brake.",
+    "timed. Steady: whether reserved bytes and step time had settled before the first round, and the bytes stayed so "
+    "while the clock ran. p99 step: 99 of 100 steps of a training take no longer; where fewer ordinary ones were timed "
+    "the slowest stands for them. Refresh: what a step with periodic work takes beyond an ordinary one, and its share "
+    "for a matrix. Host wait: share of a step that the host waited for the device; near 0 the host is the brake.",
 )
 
 

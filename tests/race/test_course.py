@@ -202,6 +202,25 @@ def test_whoever_comes_after_one_that_failed_fills_the_pool_again_untimed(
     assert [each.again for each in adamw.rounds] == [6] * 3
 
 
+def test_whose_window_makes_the_pool_grow_is_not_steady(
+    queue: Queue, script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The driver was asked for memory while the clock ran: in the windows of one entrant alone, long after warm-up."""
+    script.costs["sgd"] = lambda number: Cost(optimizer=3) if held() or number < 6 else grow()
+    blocks = [1]
+    monkeypatch.setattr(queue, "reserved", lambda: blocks[0], raising=False)
+
+    def held() -> bool:
+        return blocks[0] > 1
+
+    def grow() -> Cost:
+        blocks[0] += 1
+        return Cost(optimizer=3)
+
+    adamw, sgd = run(queue, ADAMW, SGD, windows=(3, 3, 3))
+    assert (adamw.steady, sgd.steady) == (True, False)
+
+
 def test_a_baseline_that_fails_leaves_the_others(queue: Queue, script: Script) -> None:
     script.fails["adamw", COMPARED_FROM + 4] = RuntimeError("size mismatch")
     adamw, sgd = run(queue, ADAMW, SGD)

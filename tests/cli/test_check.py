@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 import memprof.api
+import memprof.runner
 from memprof import catalogue
 from memprof.budget.baseline import read_baseline
 from memprof.budget.config import Budget, read_budgets
@@ -20,6 +21,7 @@ from memprof.methods.adamw import AdamW
 from memprof.record import Record
 from memprof.runner import run_cell
 from memprof.scenario import Scenario
+from tests.cells import MEASURED, without_race
 from tests.cli.budgets import BUDGET, DEFAULTS, FAILING, PASSING, RELATIVE, ROOT, Main, write
 
 pytestmark = pytest.mark.usefixtures("here")
@@ -204,11 +206,13 @@ def test_budgets_that_share_a_scenario_run_it_once(memprof_main: Main, monkeypat
     assert len(ran) == len(set(ran)) == 2
 
 
-def test_measured_on_a_cpu(memprof_main: Main) -> None:
+def test_measured_on_a_cpu(memprof_main: Main, monkeypatch: pytest.MonkeyPatch) -> None:
     write(PASSING + 'device = "1 TiB"\nreserved = "1 TiB"\nmin_examples_per_second = 1e9\n')
     done = memprof_main("check", "--device", "cpu", "--steps", "6")
     assert done.code == 3  # speed was not gated, but nobody has a figure for reserved
     assert "memprof.toml, measured on cpu: 2 pass, 1 warn, 1 broken\n" in done.out
+    without_race(monkeypatch)
+    monkeypatch.setattr(memprof.runner, "measure_in_child", lambda *_: MEASURED)
     write(PASSING + "min_examples_per_second = 1e9\ngate_throughput = true\n")
     assert memprof_main("check", "--device", "cpu", "--steps", "6").code == 1
 
@@ -221,7 +225,11 @@ def test_a_figure_that_is_not_to_be_had_says_why(memprof_main: Main) -> None:
     assert told[-1] == "device of small, other is not measured: a trace has no such figure; --measure has"
 
 
-def test_what_the_allocator_would_hold_is_gated_by_trace_and_not_to_be_had_on_a_cpu(memprof_main: Main) -> None:
+def test_what_the_allocator_would_hold_is_gated_by_trace_and_not_to_be_had_on_a_cpu(
+    memprof_main: Main, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_race(monkeypatch)
+    monkeypatch.setattr(memprof.runner, "measure_in_child", lambda *_: MEASURED)
     write(PASSING + 'reserved = "1 TiB"\n')
     assert "memprof.toml, by trace: 2 pass" in memprof_main("check").out
     write(PASSING + 'reserved = "1 KiB"\n')

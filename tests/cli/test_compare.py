@@ -22,6 +22,7 @@ from memprof.runner import unfinished
 from memprof.scenario import Scenario
 from memprof.shapes import SHAPES
 from memprof.units import UNITS
+from tests.cells import without_race
 from tests.cli.comparisons import LLAMA, MEASURED_FIGURES, QUICK, TWO, Main, assert_refused, done_lines
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
@@ -310,6 +311,7 @@ def test_what_a_process_used_is_in_the_same_unit(memprof_main: Main, monkeypatch
     monkeypatch.setattr(memprof.api, "describe_device", lambda kind: {"device": kind})
     used = dataclasses.replace(MEASURED_FIGURES, device=300 * 2**20, context=299 * 2**20)
     monkeypatch.setattr(memprof.runner, "measure_in_child", lambda *_: used)
+    without_race(monkeypatch)
     out = memprof_main(*TWO, "--device", "cpu").out
     assert "The measuring process, MiB" in out and "300.00" in out and "299.00" in out
 

@@ -17,6 +17,7 @@ from memprof.errors import MemprofError
 from memprof.papers.read import read_paper
 from memprof.reproduce import measurements
 from memprof.reproduce.measurements import Measurements
+from tests.cells import without_race
 from tests.papers.conftest import PARAM_MB, paper_file
 
 __all__ = ["paper_file"]
@@ -83,7 +84,10 @@ def test_bad_input_is_one_line_and_exit_2(memprof_main: Main, arguments: tuple[s
     assert said in done.err and done.err.count("\n") == 1
 
 
-def test_a_table_is_measured_where_asked(memprof_main: Main, paper_file: Write) -> None:
+def test_a_table_is_measured_where_asked(
+    memprof_main: Main, paper_file: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_race(monkeypatch)
     done = memprof_main("reproduce", str(paper_file()), "--no-trace", "--device", "cpu", "--steps", "2")
     assert done.code == 0
     assert f"measured {PARAM_MB:.2f}" in " ".join(done.out.split())

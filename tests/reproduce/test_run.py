@@ -79,9 +79,7 @@ def test_a_trace_stands_beside(paper_file: Callable[..., Path]) -> None:
 def test_a_measurement_stands_beside(paper_file: Callable[..., Path]) -> None:
     paper = read_paper(str(paper_file()))
     seen: list[tuple[int, int]] = []
-    measurements = measure(
-        paper, paper.tables, "cpu", lambda done, total: seen.append((done, total)), rounds=1, steps=1
-    )
+    measurements = measure(paper, paper.tables, "cpu", lambda done, total: seen.append((done, total)), rounds=0)
     (result,) = reproduce(paper, tracing=False, measurements=measurements.found).results
     assert result.measured == pytest.approx(PARAM_MB)
     assert seen == [(1, 1)]
@@ -93,7 +91,7 @@ def test_a_stored_run_speaks_for_the_scenarios_that_it_has(tmp_path: Path, paper
     from memprof.record import document
 
     run = tmp_path / "run.json"
-    records = compare(["9m"], ["adamw"], rank=8, batch_size=1, seq_len=16, measure=True, device="cpu", rounds=1)
+    records = compare(["9m"], ["adamw"], rank=8, batch_size=1, seq_len=16, measure=True, device="cpu", rounds=0)
     run.write_text(document(records, {}))
     paper = read_paper(str(paper_file(row='[[table.row]]\nlabel = "Other"\nmethod = "lion"\ncells = ["-"]')))
     full, other = reproduce(paper, tracing=False, measurements=stored(str(run)).found).results

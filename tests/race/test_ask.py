@@ -176,6 +176,28 @@ def test_rounds_apart_are_pairs(processes: Any) -> None:
     assert speed(found[SGD.id]).speed.spread == exactly(1.0)
 
 
+def test_apart_the_first_process_measures_the_device_and_the_longest_warm_up_counts(processes: Any) -> None:
+    rate = {"median": 1e12, "least": 1e12, "most": 1e12}
+    rates = {"sizes": {"copied": 8, "side": 8, "in_window": 1}, "copy": rate, "matrix": rate, "tf32": None}
+    turns = iter(range(10))
+
+    def does(request: Asked) -> dict[str, Any]:
+        answer = too_many(request)
+        for outcome in answer.get("outcomes", {}).values():
+            number = next(turns)
+            outcome["laps"] |= {"warmup_steps": 8 if number == 0 else 4, "steady": number > 0}
+            answer["abilities"]["rates"] = rates if request["ceilings"] else None
+        return answer
+
+    asked = processes(does)
+    found = race(SGD, LION, rounds=3, steps=3).run()
+    assert [request["ceilings"] for request in asked[1:]] == [True] + [False] * 5
+    assert all(speed(one).speed.floor is not None for one in found.values())
+    (first,) = methods(asked[1])
+    said = {NAMES[name]: (speed(one).speed.warmup_steps, speed(one).speed.steady) for name, one in found.items()}
+    assert said == {"sgd": (4, True), "lion": (4, True)} | {first: (8, False)}
+
+
 def test_heat_beside_the_nulls_turn_leaves_no_null_apart_either(processes: Any) -> None:
     def in_heat(request: Asked) -> dict[str, Any]:
         answer = too_many(request)

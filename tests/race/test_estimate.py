@@ -113,6 +113,10 @@ def test_another_process_in_any_window_is_told(others: int | None, flags: tuple[
     assert result(pace(a_round(others=0), a_round(others=others))).flags == flags
 
 
+def test_another_process_is_told_of_a_round_that_does_not_count_too() -> None:
+    assert result(pace(a_round(others=1, slowdowns=HEAT), a_round())).flags == ("contaminated", "throttled")
+
+
 def test_flags_come_together() -> None:
     idle = a_round(waited=0.0, others=1, slowdowns=HEAT)
     assert result(pace(idle, device="cuda", kernels=None)).flags == ("contaminated", "host-bound", "throttled")

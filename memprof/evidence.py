@@ -163,7 +163,7 @@ class Speed:
     spread: Interval | None = None
     """AdamW over itself in the same rounds: what such a ratio shows where there is no difference"""
     host_wait: float | None = None
-    """share of a step that the host waited for the device at the end of a window; near 0: the host is the brake"""
+    """share of a step by which the device was behind the host as a window ended; near 0: the host is the brake"""
     watts: float | None = None
     joules_per_example: float | None = None
     mfu: float | None = None

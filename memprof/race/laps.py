@@ -28,7 +28,8 @@ class Round:
     device_seconds: float
     """from its first mark to its last by the device's clock"""
     waited: float
-    """how long the host waited for the device at the window's end, with nothing left to launch"""
+    """by how much the device was behind the host as the last optimizer phase began or as all was launched, whichever is
+    less"""
     phases: dict[str, float] = field(default_factory=dict)
     """device seconds of the window by phase"""
     each: tuple[float, ...]

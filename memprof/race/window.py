@@ -34,24 +34,33 @@ def time_window(entrant: Entrant, device: Device, clock: Clock, steps: int) -> W
     """Whole ordinary steps, the device idle at both ends.
 
     Marks are written down as the host passes them and read when all is over: no question to the device stands between
-    two steps. `waited` begins when the last launch has returned.
+    two steps. `waited` is by how much the device came later than the host to the last optimizer phase or to the end,
+    whichever is less: a long last kernel is waited for in any case, and a queue may be drained behind the first.
     """
     marks: list[tuple[str, Any]] = []
+    passed: list[float] = []
     begins: list[int] = []
+
+    def mark(phase: str) -> None:
+        passed.append(clock())
+        marks.append((phase, device.now()))
+
     device.synchronize()
     before, joules = device.conditions(), device.joules()
     start = clock()
     for _ in range(steps):
         begins.append(len(marks))
-        entrant.step(lambda phase: marks.append((phase, device.now())))
+        entrant.step(mark)
     marks.append((END, device.now()))
     launched = clock()
     device.synchronize()
     end = clock()
     spent = _between(joules, device.joules())
+    update = max(number for number, (phase, _) in enumerate(marks) if phase == OPTIMIZER)
+    behind = end - device.seconds(marks[update][1], marks[-1][1]) - passed[update]
     return Window(
         seconds=end - start,
-        waited=end - launched,
+        waited=max(0.0, min(behind, end - launched)),
         device_seconds=device.seconds(marks[0][1], marks[-1][1]),
         phases=_by_phase(marks, device),
         each=[

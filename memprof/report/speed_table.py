@@ -97,7 +97,8 @@ READ = (
     "timed. Steady: whether reserved bytes and step time had settled before the first round, and the bytes stayed so "
     "while the clock ran. p99 step: 99 of 100 steps of a training take no longer; where fewer ordinary ones were timed "
     "the slowest stands for them. Refresh: what a step with periodic work takes beyond an ordinary one, and its share "
-    "for a matrix. Host wait: share of a step that the host waited for the device; near 0 the host is the brake.",
+    "for a matrix. Host wait: the share of a step by which the device was behind the host as a window ended; near "
+    "0 the host is the brake.",
 )
 
 

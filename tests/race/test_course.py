@@ -105,8 +105,8 @@ def test_marks_are_read_only_after_the_device_is_done(queue: Queue, script: Scri
     last = len(queue.calls) - queue.calls[::-1].index("joules") - 1
     first = queue.calls.index("joules")
     assert queue.calls[first - 2 : first + 1] == ["synchronize", "conditions", "joules"]
-    assert queue.calls[first + 1 : last] == ["clock", *["now"] * 7, "clock", "synchronize", "clock"]
-    assert queue.calls[last + 1 : last + 3] == ["seconds", "seconds"]
+    assert queue.calls[first + 1 : last] == ["clock", *["clock", "now"] * 6, "now", "clock", "synchronize", "clock"]
+    assert queue.calls[last + 1 : last + 3] == ["seconds", "seconds"] and "seconds" not in queue.calls[:last]
 
 
 def test_every_entrant_has_its_turn_in_each_round_and_adamw_two(queue: Queue, script: Script) -> None:

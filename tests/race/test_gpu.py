@@ -36,14 +36,16 @@ def test_the_devices_clock_and_the_hosts_tell_the_same_window() -> None:
 
 
 def test_a_large_batch_keeps_the_host_waiting() -> None:
-    (scenario,) = cells("350m", ["adamw"], batch_size=32)
+    (scenario,) = cells("350m", ["adamw"], batch_size=64)
     (adamw,) = laps([scenario])
     wait = host_wait(scenario, adamw.rounds)
     assert wait is not None and wait > 0.1 and not is_host_bound(scenario, adamw.rounds)
 
 
-def test_a_tiny_step_waits_for_the_host() -> None:
-    (scenario,) = cells("9m", ["adamw"], batch_size=1, seq_len=8)
+@pytest.mark.parametrize("model", ["9m", "350m"])
+def test_a_tiny_step_waits_for_the_host(model: str) -> None:
+    """Though the update of the larger model alone keeps the GPU busy for a millisecond at its end."""
+    (scenario,) = cells(model, ["adamw"], batch_size=1, seq_len=8)
     (adamw,) = laps([scenario])
     assert is_host_bound(scenario, adamw.rounds)
 

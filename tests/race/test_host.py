@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import pytest
 
@@ -24,10 +25,11 @@ def rounds(monkeypatch: pytest.MonkeyPatch, cost: Cost) -> tuple[Round, ...]:
 
 
 def test_a_device_with_work_left_is_the_brake(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Twelve launches of a second, then the host waits for the rest of 24 seconds' work."""
+    """Twelve launches of a second for 24 seconds' work that begins with the first: the device is done at 25, and came
+    to the last optimizer at 23, the host at 11."""
     found = rounds(monkeypatch, Cost(forward=2, backward=2, optimizer=2, launch=1))
-    assert [each.waited for each in found] == [1 + 4 * 6 - 12] * 2
-    assert host_wait(SGD, found) == pytest.approx(13 / (25 / 4))
+    assert [each.waited for each in found] == [23 - 11] * 2
+    assert host_wait(SGD, found) == pytest.approx(12 / (25 / 4))
     assert not is_host_bound(SGD, [dataclasses.replace(each, device_seconds=each.seconds) for each in found])
 
 
@@ -35,6 +37,31 @@ def test_a_device_that_waits_for_launches_has_the_host_as_its_brake(monkeypatch:
     found = rounds(monkeypatch, Cost(forward=0.01, backward=0.01, optimizer=0.01, launch=1))
     assert all(each.waited == pytest.approx(0.01) for each in found)
     assert is_host_bound(SGD, found)
+
+
+def test_a_long_last_kernel_hides_no_host_that_is_the_brake(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fused AdamW is one kernel of milliseconds: the host waits for it at the end, however often the device idled."""
+    found = rounds(monkeypatch, Cost(forward=0.01, backward=0.01, optimizer=1.5, launch=1))
+    assert all(each.waited == pytest.approx(0.01) for each in found)
+    assert is_host_bound(SGD, found)
+
+
+def test_an_optimizer_that_drains_the_queue_is_held_back_by_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The device is 40 s behind as it begins, and not at all as it ends."""
+    queue = Queue()
+    script = Script(queue, {"sgd": always(Cost(forward=10, backward=30, optimizer=0.01))})
+    script.install(monkeypatch)
+    step = script.train_step
+
+    def launches(*arguments: Any) -> Any:
+        loss = step(*arguments)
+        queue.launch(50, 0.01)
+        return loss
+
+    monkeypatch.setattr("memprof.race.entrant.train_step", launches)
+    only = race([SGD], queue, (1,), queue.host_clock)[SGD.id]
+    assert isinstance(only, Laps) and only.rounds[0].waited == pytest.approx(0.01)
+    assert is_host_bound(SGD, only.rounds)
 
 
 def test_marks_span_the_gaps_between_kernels_and_do_not_tell(monkeypatch: pytest.MonkeyPatch) -> None:

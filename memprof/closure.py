@@ -82,11 +82,11 @@ def close(worst: WorstInstant, usage: Usage, reserved: int) -> Closure:
 
 
 def _of_the_timeline(events: Iterable[Allocation | int]) -> int:
-    """How many of recorded events a timeline has: no marks, and no frees of what nobody saw made."""
+    """How many of recorded events a timeline has: no marks, nothing of no bytes, no frees of what nobody saw made."""
     live: set[int] = set()
     count = 0
     for event in events:
-        if isinstance(event, int) or (event.nbytes < 0 and event.address not in live):
+        if isinstance(event, int) or not event.nbytes or (event.nbytes < 0 and event.address not in live):
             continue
         count += 1
         if event.nbytes > 0:

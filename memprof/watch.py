@@ -194,7 +194,7 @@ def replay(recording: Recording, marks: list[Mark]) -> tuple[Timeline, list[int]
 def _apply(timeline: Timeline, live: dict[int, int], event: Allocation, maker: str) -> None:
     if event.nbytes > 0:
         live[event.address] = timeline.allocate(event.nbytes, event.maker or maker)
-    elif event.address in live:
+    elif event.nbytes < 0 and event.address in live:
         timeline.free(live.pop(event.address))
 
 

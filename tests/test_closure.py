@@ -23,7 +23,7 @@ from memprof.measure import measure_memory
 from memprof.reading import read
 from memprof.timeline import ACTIVATION, BACKWARD, EXTRA, FORWARD, GRAD, OPTIMIZER, OPTIMIZER_STATE, PARAM
 from memprof.watch import END as STEP_END
-from memprof.watch import KEPT, Mark, StepSeen, Watched, replay
+from memprof.watch import KEPT, Mark, StepSeen, Watched, replay, watch_memory
 from tests.device.histories import END, HISTORY, MARKS, G, S, W
 
 MIB = 2**20
@@ -98,6 +98,40 @@ def test_where_the_driver_does_not_say_the_reason_is_kept(by_hand: WorstInstant)
     assert found.broken() is None
 
 
+def test_a_step_whose_worst_instant_is_its_beginning_is_told_apart_from_the_one_before_it() -> None:
+    """Two blocks of 2 MiB stood in the step before, one of them at the end of it; the second takes nothing more."""
+    events: list[Allocation | int] = [
+        0,
+        Allocation(W, 2 * MIB),
+        Allocation(G, 2 * MIB),
+        Allocation(G, -2 * MIB),
+        1,
+        2,
+        Allocation(W, -2 * MIB),
+        3,
+    ]
+    marks = [Mark(phase, OWNED) for phase in (OPTIMIZER, STEP_END, FORWARD, STEP_END)]
+    watched = watched_of(events, marks)
+    second = dataclasses.replace(watched.ordinary, marks=(2, 3))
+    found = WorstInstant.of(dataclasses.replace(watched, ordinary=second), counted=2 * MIB)
+    assert (found.alive.nbytes, found.alive.phase, found.unattributed) == (2 * MIB, FORWARD, 0)
+
+
+def test_the_rules_are_those_that_the_allocator_said_it_follows() -> None:
+    """A block of 30 MiB has a segment of its own, or two expandable pages of 20 MiB."""
+    watched = watched_of([0, Allocation(W, 30 * MIB), 1], [Mark(FORWARD, OWNED), Mark(STEP_END, OWNED)])
+    watched.recording.settings["expandable_segments"] = True
+    assert WorstInstant.of(watched, counted=30 * MIB).rules.reserved == 40 * MIB
+
+
+def test_blocks_of_no_bytes_are_passed_over_by_all_who_read_a_recording(by_hand: WorstInstant) -> None:
+    """At an address of their own and at one where a block lives."""
+    none: list[Allocation | int] = [Allocation(address, 0) for address in (99, W)]
+    events = [new for event in history_events(HISTORY, MARKS, END) for new in (*none, event)]
+    found = WorstInstant.of(watched_of(events, AT_MARKS), counted=5_700)
+    assert (found.alive.by_category, found.unattributed) == (by_hand.alive.by_category, by_hand.unattributed)
+
+
 moves = st.lists(st.tuples(st.integers(1, 3 * MIB), st.integers(0, 6)), min_size=1, max_size=25)
 
 
@@ -129,6 +163,7 @@ def test_a_whole_measurement_on_a_device_like_a_gpu(fake_device: Callable[..., A
                        seq_len=16)  # fmt: skip
     first = measure_memory(scenario, fake_device(kind="cuda", process=2**40, held=2**32, allocated=2**31))
     assert first.closure is not None
+    assert first.residual == first.closure.unattributed > 0
     exact = first.closure.allocated - first.closure.unattributed
     found = measure_memory(scenario, fake_device(kind="cuda", process=2**40, held=2**32, allocated=exact))
     closure = found.closure
@@ -138,6 +173,23 @@ def test_a_whole_measurement_on_a_device_like_a_gpu(fake_device: Callable[..., A
     assert found.peak_by_category[PARAM] == closure.param == found.param
     extra = closure.temporaries + closure.workspaces + closure.rounding
     assert found.extra == found.peak_by_category[EXTRA] == extra == sum(found.extra_by_maker.values())
+
+
+def test_driver_and_allocator_are_asked_when_the_recorded_run_is_over(
+    fake_device: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both grow with the first kernels and the model; a reading from before it would take the growth from the sum."""
+    (scenario,) = plan(["9m"], ["adamw"], dtype="fp32", kernels="cpu", num_layers=1, vocab_size=64, batch_size=1,
+                       seq_len=8)  # fmt: skip
+    device = fake_device(kind="cuda", allocated=2**31)
+
+    def watched(*asked: Any) -> Watched:
+        device.process, device.held = 2**40, 2**32
+        return watch_memory(*asked)
+
+    monkeypatch.setattr("memprof.measure.watch_memory", watched)
+    found = measure_memory(scenario, device)
+    assert (found.device, found.reserved, found.context) == (2**40, 2**32, 2**40 - 2**32)
 
 
 @pytest.mark.gpu

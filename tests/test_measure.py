@@ -149,3 +149,4 @@ def test_a_whole_measurement_says_what_the_trace_says(fake_device: Make, method:
     assert found.peak - expected.peak in (0, NUMBER) and sum(found.peak_by_category.values()) == found.peak
     assert (found.refresh_peak is None) == (method == "adamw")
     assert device.calls.index("reset") < device.calls.index("now"), "warmed up, and forgotten, before the clock runs"
+    assert device.calls[device.calls.index("seconds") + 1] == "reset", "and what the plain steps left, before recording"

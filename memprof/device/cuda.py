@@ -17,6 +17,8 @@ from memprof.device.nvml import NoNvmlError, Nvml
 from memprof.errors import UnsupportedError
 
 CUDA_HISTORY_ENTRIES = 5_000_000
+NATIVE = "native"
+"""torch's own caching allocator, by the name that torch gives it"""
 
 
 class CudaDevice:
@@ -60,6 +62,11 @@ class CudaDevice:
 
         A mark is how many allocations and frees the allocator had counted since the recording began.
         """
+        backend = torch.cuda.get_allocator_backend()
+        if backend != NATIVE:
+            raise UnsupportedError(
+                f"the CUDA allocator's backend {backend} keeps no history; take it out of PYTORCH_ALLOC_CONF"
+            )
         recording = Recording()
         marks: list[Counts] = []
         start = Counts()

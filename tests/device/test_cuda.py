@@ -6,6 +6,7 @@ Tests marked gpu ask the real one.
 from __future__ import annotations
 
 import inspect
+import weakref
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -102,7 +103,10 @@ class Cuda:
         self.snapshots += 1
         seen = list(self.history)
         self.history.append(entry("snapshot"))
-        return {"segments": [], "device_traces": [[entry("alloc", 1, 1)], seen], "allocator_settings": SETTINGS}
+        of_another = [entry("alloc", 1, 1)]
+        traces = [of_another, seen, of_another]
+        self.calls.append(("snapshot", (), {}))
+        return {"segments": [], "device_traces": traces, "allocator_settings": SETTINGS}
 
     def stats(self, device: torch.device) -> dict[str, int]:
         now = counts(self.history)
@@ -195,6 +199,21 @@ def test_the_recording_is_of_its_own_gpu_and_stops(cuda: Cuda) -> None:
     assert stopped[1] == (None,)
 
 
+def test_what_was_launched_is_over_when_the_history_is_read(cuda: Cuda) -> None:
+    with CudaDevice().record():
+        pass
+    assert [call[0] for call in cuda.calls] == ["record", "synchronize", "snapshot", "record"]
+
+
+def test_an_allocator_that_keeps_no_history_is_told_before_anything_is_recorded(
+    cuda: Cuda, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_allocator_backend", lambda: "cudaMallocAsync")
+    with pytest.raises(UnsupportedError, match="cudaMallocAsync keeps no history"), CudaDevice().record():
+        raise AssertionError("nothing may run unrecorded")
+    assert cuda.calls == []
+
+
 def test_counters_that_were_set_back_are_told(cuda: Cuda) -> None:
     with pytest.raises(UnsupportedError, match="history has 2 allocations"), CudaDevice().record():
         cuda.history += [alloc(W, 8), alloc(G, 8)]
@@ -225,6 +244,18 @@ def test_seconds_are_read_from_events(cuda: Cuda) -> None:
 def test_reset_gives_back_workspaces_before_the_cache(cuda: Cuda) -> None:
     CudaDevice().reset()
     assert [call[0] for call in cuda.calls] == ["clear_workspaces", "empty_cache", "reset_peak"]
+
+
+def test_reset_first_lets_go_of_models_in_circles(cuda: Cuda, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model and its optimizer's hooks hold each other, and what they hold is no cache to be given back."""
+    model = torch.nn.Linear(1, 1)
+    model.itself = [model]  # type: ignore[assignment]
+    gone = weakref.ref(model)
+    del model
+    there: list[bool] = []
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: there.append(gone() is not None))
+    CudaDevice().reset()
+    assert there == [False]
 
 
 def test_peaks_are_the_allocators(cuda: Cuda) -> None:

@@ -37,6 +37,24 @@ def test_the_kernels_that_stand_for_cuda(model: str, dtype: str, node: str) -> N
     assert attention_node(scenario_of(model, dtype=dtype), META) == node
 
 
+def test_it_is_asked_with_the_scenarios_heads_and_dtype(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Flash attention takes heads of 256 at most, and another size may go to another kernel."""
+    scenario = scenario_of("llama3.2-1b", dtype="bf16", kernels="cpu")
+    given: list[torch.Tensor] = []
+
+    def products(*heads: torch.Tensor) -> torch.Tensor:
+        given.extend(heads)
+        return heads[0] + 0
+
+    plain = Kernels("cpu", KERNELS["cpu"].rms_norm, products, expands_kv=False, lse_multiple=1, rng_bytes=0)
+    monkeypatch.setattr(memprof.attention, "KERNELS", {"cpu": plain})
+    attention_node(scenario, CPU)
+    shape = scenario.shape
+    heads = (shape.num_attention_heads, shape.num_key_value_heads, shape.num_key_value_heads)
+    assert [tensor.shape[2:] for tensor in given] == [(number, shape.head_dim) for number in heads]
+    assert {tensor.dtype for tensor in given} == {torch.bfloat16}
+
+
 def test_an_attention_of_plain_products_has_no_node(monkeypatch: pytest.MonkeyPatch) -> None:
     def products(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         return q * k + v

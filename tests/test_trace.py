@@ -85,6 +85,15 @@ def test_the_pool_holds_the_peaks_tensors_and_what_no_dispatcher_sees(method: st
     assert found.reserved == found.pool.reserved >= found.pool.allocated >= found.pool.requested
 
 
+def test_the_pools_worst_instant_is_of_the_ordinary_step_where_a_refresh_takes_more() -> None:
+    """As the trace's peak beside it is. What is reserved is the whole run's."""
+    (scenario,) = plan(["9m"], ["galore"], num_layers=1, vocab_size=64, batch_size=1, seq_len=8)
+    found = trace(scenario)
+    assert found.refresh_peak is not None and found.refresh_peak > found.peak
+    assert found.pool is not None
+    assert found.pool.requested == found.peak + sum(found.pool.workspaces.values())
+
+
 def test_a_processors_allocator_holds_nothing_back() -> None:
     (scenario,) = plan(["9m"], ["adamw"], kernels="cpu", num_layers=1, vocab_size=64, batch_size=2, seq_len=16)
     assert (trace(scenario).pool, trace(scenario).reserved) == (None, None)

@@ -107,9 +107,11 @@ def torch_eps(eps: float, beta2: float, step: int) -> float:
 class AdamWInner(Inner):
     """Moments in the parameter's dtype. One kernel for all, with the gradients in the parameters' place too.
 
-    It reads an element's gradient before it writes the element's parameter. With lr and decay 1 nothing of the old
-    parameter is left, and what stands there is minus the update: no second buffer, whose fresh pages cost a CPU a tenth
-    of the step.
+    It reads an element's gradient before it writes the element's parameter: on CUDA one thread loads all four of an
+    element (of four elements) into registers, computes, and stores all but the gradient, through pointers that promise
+    nothing of each other (FusedAdamMathFunctor in fused_adam_utils.cuh: no __restrict__, no read-only loads; a gradient
+    is stored with a gradient scaler alone). With lr and decay 1 nothing of the old parameter is left, and what stands
+    there is minus the update: no second buffer, whose fresh pages cost a CPU a tenth of the step.
     """
 
     buffers = 1

@@ -47,6 +47,11 @@ def test_four_steps_between_powers_of_two(asked: int, given: int) -> None:
     assert AllocatorSettings(roundup_power2_divisions=(4,) * 16).rounded(asked) == given
 
 
+def test_one_division_is_none() -> None:
+    """round_size takes its way by divisions only where there is more than one."""
+    assert AllocatorSettings(roundup_power2_divisions=(1,) * 16).rounded(5_000) == 5_120
+
+
 def test_divisions_are_by_size() -> None:
     """AcceleratorAllocatorConfig::roundup_power2_divisions: the first for all below 2 MiB, the last from 32 GiB on."""
     settings = AllocatorSettings(roundup_power2_divisions=(0, 2, *(0,) * 13, 8))

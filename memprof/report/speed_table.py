@@ -14,7 +14,7 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from memprof.record import Record, Speed
+from memprof.record import Floor, Record, Speed
 from memprof.report.captions import RATIO_READ
 from memprof.report.columns import NONE, percent, ratio, speed, speed_digits
 from memprof.report.rows import Row, make_rows
@@ -100,6 +100,9 @@ READ = (
     "for a matrix. Host wait: the share of a step by which the device was behind the host as a window ended; near "
     "0 the host is the brake.",
 )
+BELOW = (
+    "Below its floor: caches held some of what the floor takes from memory, or the rates were measured in a slow moment"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +178,9 @@ class SpeedTables:
 
     def _floors(self) -> list[str]:
         said = _grouped((_floor(how), name) for name, _, how in self._each() if how.floor)
-        return [f"{text}{_of(names, self.names)}." for text, names in said.items()]
+        below = [name for name, _, how in self._each() if how.floor and _is_below(how.floor)]
+        found = [f"{text}{_of(names, self.names)}." for text, names in said.items()]
+        return [*found, f"{BELOW}{_of(below, self.names)}."] if below else found
 
     def _mfu(self) -> list[str]:
         reasons = _grouped((how.mfu_reason, name) for name, _, how in self._each() if how.mfu_reason)
@@ -189,6 +194,10 @@ def _floor(how: Speed) -> str:
         f"Floor: FLOPs of forward and backward over {format_rate(flops, 'FLOP/s')} and the optimizer's bytes over "
         f"{format_rate(copied, 'B/s')}, both rates measured here"
     )
+
+
+def _is_below(floor: Floor) -> bool:
+    return any(times is not None and times < 1 for times in (floor.ratio, floor.optimizer_ratio))
 
 
 def _grouped(pairs: Iterator[tuple[str, str]]) -> dict[str, list[str]]:

@@ -59,6 +59,7 @@ main() {
     cd "$root"
     export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
     python=${PYTHON:-python3} work=${work:-$out/work} child='' log=/dev/null failed=()
+    [[ $device == cpu || -n $dry ]] || has_gpu
     trap 'stop 130' INT
     trap 'stop 143' TERM HUP
     local each
@@ -79,6 +80,12 @@ check() { # PART...: that the options make sense
     [[ $most =~ ^[1-9][0-9]?$ ]] || usage "--most $most is no number of methods"
     local each
     for each in "$@"; do [[ " ${PARTS[*]} " == *" $each "* ]] || usage "unknown part $each; --list has them"; done
+}
+
+has_gpu() {
+    "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' && return
+    printf 'gpu_suite.sh: torch sees no CUDA device here; --device cpu rehearses the parts without one\n' >&2
+    exit 4
 }
 
 take() { # OPTION VALUE

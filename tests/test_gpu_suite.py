@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import typer
 
 from memprof.api import plan
@@ -162,3 +163,12 @@ def test_what_is_too_large_or_too_much_is_left_out_by_name(tmp_path: Path) -> No
         "left out: 7.csv", "left out: 8.csv", "left out: large.gz",
     ]  # fmt: skip
     assert f"{MOST_BYTES + 1} bytes" in done.stdout
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_without_a_gpu_it_says_so_at_once(tmp_path: Path) -> None:
+    refused = suite(tmp_path / "out", "gpu")
+    assert refused.returncode == 4 and not (tmp_path / "out").exists()
+    assert (
+        refused.stderr == "gpu_suite.sh: torch sees no CUDA device here; --device cpu rehearses the parts without one\n"
+    )

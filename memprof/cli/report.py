@@ -55,7 +55,8 @@ def report(
     if by is not None and all(getattr(record, by) is None for record in records):
         raise MemprofError(f"--by {by}: no record of this run has these figures; leave --by out")
     found = _predicted(runs) if prediction else None
-    unit = unit or suitable_unit(records)
+    shown = [record for record in records if record.measured] if prediction else records
+    unit = unit or suitable_unit(shown)
     table = render(records, by=by, unit=unit, fits=limit)
     made = page(records, environment=runs.environment, commands=runs.commands, by=by, unit=unit, fits=limit)
     if output is not None:

@@ -22,6 +22,7 @@ HOW_MIXED = f"{HOW_READ} What a paper's counting gives is a sum over categories 
 HOW_READ_BY = {PEAK: HOW_READ, SUM: HOW_COUNTED}
 ENOUGH_ROUNDS = 6
 """for an interval of 95 %"""
+BARS = f"Vertical bars: 95 % intervals, of fewer than {ENOUGH_ROUNDS} rounds their whole range."
 RATIO_READ = (
     "Speed vs AdamW: examples/s over AdamW's, paired by round, with its 95 % interval; no rank is claimed where that "
     "includes 1."

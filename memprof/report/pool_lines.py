@@ -27,11 +27,13 @@ COLUMNS: tuple[tuple[str, Callable[[Pool], int]], ...] = (
     ("Round-\ning", lambda pool: pool.rounding),
     ("Expand-\nable", lambda pool: pool.reserved_expandable),
 )
+CARDS = {"sm80": "an A100 (sm80)", "sm90": "an H100 or H200 (sm90)", "sm100": "a B200 (sm100)"}
 READ = (
     "By the allocator's rules, for the traced run on an otherwise empty GPU. Reserved is cached, fragments and "
     "allocated; allocated, at the worst instant of an ordinary step, is tensors, workspaces and rounding. Fragments: "
     "free bytes in segments that hold a live block. Cached: segments that were free then, or were taken at another "
-    "instant. Expandable: what would be reserved with expandable_segments:True. The driver's context comes on top."
+    "instant. Expandable: what would be reserved with expandable_segments:True, whose blocks are cut closer to what "
+    "was asked for. The driver's context comes on top."
 )
 
 
@@ -77,7 +79,8 @@ class PoolLines:
         """Which there are, and whose constants they are."""
         names = dict.fromkeys(name for _, pool in self.rows for name in pool.workspaces)
         gpus = dict.fromkeys(pool.gpu for _, pool in self.rows if pool.gpu)
-        return f"Workspaces, of {', '.join(map(plain, gpus)) or 'no GPU'}: {', '.join(map(plain, names)) or 'none'}."
+        cards = ", ".join(CARDS.get(gpu, plain(gpu)) for gpu in gpus)
+        return f"Workspaces, of {cards or 'no GPU'}: {', '.join(map(plain, names)) or 'none'}."
 
 
 def pool_lines(records: Sequence[Record], unit: str) -> list[PoolLines]:

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from memprof.errors import NothingToDoError
 from memprof.record import Interval, Record
 from memprof.report import style
-from memprof.report.captions import UNIT_MEANS, witness_line
+from memprof.report.captions import BARS, UNIT_MEANS, witness_line
 from memprof.report.columns import percent, size
 from memprof.report.describe import scenario_line
 from memprof.report.place import Point, place
@@ -34,8 +34,8 @@ def tradeoff_figure(records: Sequence[Record], *, by: str | None = None, unit: s
 
 def _scatter(rows: Sequence[Row], measured: Sequence[Row], unit: str, note: str) -> Figure:
     facets = settings(measured)
-    said = [*_said(rows, measured, unit, note), "Vertical bars: 95 % intervals. Filled, joined by the line: no "
-            "other method is both lighter and faster."]  # fmt: skip
+    said = [*_said(rows, measured, unit, note), f"{BARS} Filled, joined by the line: no other method is both lighter "
+            "and faster."]  # fmt: skip
     title = f"{_names(measured)}: {peak_memory(measured)} against throughput"
     page = style.page(title, said, [SCATTER_INCHES] * len(facets), left=0.95, right=0.5)
     for axes, (name, facet) in zip(page.panels, facets.items(), strict=True):

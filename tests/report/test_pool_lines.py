@@ -50,7 +50,7 @@ def test_each_sum_is_that_of_the_columns_after_it() -> None:
 def test_figures_stand_in_their_columns_and_workspaces_have_names(record: Make) -> None:
     text = shown([pooled(record), pooled(record, "galore")], 80)
     assert "adamw      15.00    2.00       3.00      10.00     6.00    3.00    1.00    12.00" in text
-    assert "Workspaces, of sm90: cuBLAS, flash attention." in text
+    assert "Workspaces, of an H100 or H200 (sm90): cuBLAS, flash attention." in text
     assert all(len(line) <= 80 for line in text.splitlines())
 
 

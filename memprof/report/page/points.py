@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from memprof.report.captions import BARS
 from memprof.report.columns import size, speed
 from memprof.report.page.bars import exact
 from memprof.report.page.timeline import Mark, round_values
@@ -70,7 +71,7 @@ def _speed_chart(title: str, rows: Sequence[Row], unit: str) -> Chart:
     path = "".join(
         f"{'H' if index else 'M'}{dot.x:.2f}{'V' if index else ' '}{dot.y:.2f}" for index, dot in enumerate(stairs)
     )
-    said = "Filled, joined by the line: no other method is both lighter and faster. Vertical bars: 95 % intervals."
+    said = f"Filled, joined by the line: no other method is both lighter and faster. {BARS}"
     return Chart(title, said, f"{peak_memory(rows)}, {unit}", "examples per second", _linear(heaviest / UNITS[unit]),
                  _upward(fastest), tuple(dots), (Curve("front", path),))  # fmt: skip
 

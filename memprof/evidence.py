@@ -26,7 +26,7 @@ class Interval:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pool:
-    """What CUDA's caching allocator holds, by its rules, at the worst instant of a traced step. See `allocator.py`."""
+    """What CUDA's caching allocator holds, by its rules, at the worst instant of a traced step. See `allocator/`."""
 
     allocated: int
     """whole blocks handed out at most: tensors, workspaces and what rounding adds"""

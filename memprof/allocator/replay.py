@@ -60,11 +60,12 @@ def replay(
 
     Marks (numbers) are passed over, and so is what was handed out with zero bytes. `before`: blocks that were there
     when the recording began; what is taken back without having been handed out was there too. They are allocated first,
-    in the order of their addresses. `OutOfCapacityError` where a block does not fit in `capacity`.
+    in the order of their addresses. A segment lies where the recorded run had its first block: that decides between
+    free blocks of one size. `OutOfCapacityError` where a block does not fit in `capacity`.
     """
     changes = [_change(event) for event in events]
     known = {event.address: _change(event) for event in before}
-    return _play(changes, settings, start, stop, capacity, _there_before(changes, known))
+    return _play(changes, settings, start, stop, capacity, _there_before(changes, known), keys_are_addresses=True)
 
 
 def simulate(
@@ -122,9 +123,10 @@ def _play(
     stop: int | None = None,
     capacity: int | None = None,
     before: Iterable[Change] = (),
+    keys_are_addresses: bool = False,
 ) -> Replay:
     allocator = CachingAllocator(settings, capacity)
-    live: dict[int, Block] = {address: allocator.malloc(nbytes, stream) for address, nbytes, stream in before}
+    live: dict[int, Block] = {address: allocator.malloc(nbytes, stream, address) for address, nbytes, stream in before}
     worst = None
     most = -1
     index = -1
@@ -134,7 +136,7 @@ def _play(
         if nbytes > 0:
             if key in live:  # its free is not in the history
                 allocator.free(live.pop(key))
-            live[key] = allocator.malloc(nbytes, stream)
+            live[key] = allocator.malloc(nbytes, stream, key if keys_are_addresses else None)
             if allocator.allocated > most and start <= index and (stop is None or index < stop):
                 most, worst = allocator.allocated, _instant(allocator, index + 1)
         elif nbytes < 0 and key in live:

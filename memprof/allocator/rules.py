@@ -6,15 +6,17 @@ that help out, an early refusal by memory fraction) leaves these rules alone. On
 CUDA graphs, blocks that other streams still use, garbage_collection_threshold (it acts only below a memory fraction of
 1), free-memory callbacks.
 
-What no source says is where the driver puts a segment. Here each lies behind the one before; that decides between free
-blocks of equal size in different segments, and nothing else. With expandable segments a pool has one range of addresses
-without end, where the real one has 9/8 of the GPU's memory.
+What no source says is where the driver puts a segment. That decides between free blocks of equal size in different
+segments, and nothing else. A recorded run knows it of each block, and so of a segment by its first one; else a segment
+lies behind the one before. With expandable segments a pool has one range of addresses without end, where the real one
+has 9/8 of the GPU's memory.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
 
+from memprof.allocator.addresses import Addresses
 from memprof.allocator.blocks import Block, BlockPool
 from memprof.allocator.settings import SMALL_SEGMENT, SMALL_SIZE, AllocatorSettings
 from memprof.errors import MemprofError
@@ -42,7 +44,7 @@ class CachingAllocator:
         self.retries = 0
         """num_alloc_retries: how often all that was cached had to be given back"""
         self._pools: dict[tuple[int, bool], BlockPool] = {}
-        self._end = 0
+        self._addresses = Addresses()
 
     @property
     def cached(self) -> int:
@@ -52,13 +54,16 @@ class CachingAllocator:
     def fragmentation(self) -> int:
         return self.reserved - self.allocated - self.cached
 
-    def malloc(self, nbytes: int, stream: int = 0) -> Block:
-        """Hand out a block (malloc, alloc_found_block); the caller keeps away zero bytes, as torch does."""
+    def malloc(self, nbytes: int, stream: int = 0, known: int | None = None) -> Block:
+        """Hand out a block (malloc, alloc_found_block); the caller keeps away zero bytes, as torch does.
+
+        `known`: the address at which the real allocator handed it out. A new segment begins there.
+        """
         if nbytes < 1:
             raise ValueError(f"{nbytes} bytes: the allocator is never asked for them")
         size = self.settings.rounded(nbytes)
         pool = self._pool(size, stream)
-        block = self._best_fit(pool, size) or self._new(pool, size)
+        block = self._best_fit(pool, size) or self._new(pool, size, known)
         if self.settings.splits(pool.small, size, block.nbytes - size):
             pool.put(block.cut(size))
         block.allocated = True
@@ -107,27 +112,27 @@ class CachingAllocator:
         pool.take(block)
         return block
 
-    def _new(self, pool: BlockPool, size: int) -> Block:
+    def _new(self, pool: BlockPool, size: int, known: int | None) -> Block:
         """From the driver; where it has no more, after giving back what is cached (second half of malloc)."""
-        block = self._grow(pool, size)
+        block = self._grow(pool, size, known)
         if block is None and self._release_oversized(pool, size):
-            block = self._grow(pool, size)
+            block = self._grow(pool, size, known)
         if block is None:
             self.empty_cache()
             self.retries += 1
-            block = self._grow(pool, size)
+            block = self._grow(pool, size, known)
         if block is None:
             raise OutOfCapacityError(
                 f"{size} bytes do not fit beside {self.reserved} reserved in {self.capacity}; use a smaller batch"
             )
         return block
 
-    def _grow(self, pool: BlockPool, size: int) -> Block | None:
+    def _grow(self, pool: BlockPool, size: int, known: int | None) -> Block | None:
         """A new segment, or new pages of the expandable one (alloc_block)."""
         if self.settings.expandable_segments:
             return self._expand(pool, size)
         nbytes = self.settings.segment(size)
-        return Block(self._addresses(nbytes), nbytes, pool) if self._reserve(nbytes) else None
+        return Block(self._addresses.take(nbytes, known), nbytes, pool) if self._reserve(nbytes) else None
 
     def _reserve(self, nbytes: int) -> bool:
         if self.capacity is not None and self.reserved + nbytes > self.capacity:
@@ -136,14 +141,10 @@ class CachingAllocator:
         self.reserved_peak = max(self.reserved_peak, self.reserved)
         return True
 
-    def _addresses(self, nbytes: int, multiple: int = 1) -> int:
-        start = -(-self._end // multiple) * multiple
-        self._end = start + nbytes
-        return start
-
     def _release(self, block: Block) -> None:
         """A whole free segment back to the driver (release_block)."""
         block.pool.take(block)
+        self._addresses.give_back(block.address)
         self.reserved -= block.nbytes
 
     def _release_oversized(self, pool: BlockPool, size: int) -> bool:
@@ -191,7 +192,7 @@ class CachingAllocator:
             if room >= size:
                 return first
         nbytes = pool.page * PAGES
-        empty = Block(self._addresses(nbytes, pool.page), nbytes, pool, mapped=False)
+        empty = Block(self._addresses.take(nbytes, multiple=pool.page), nbytes, pool, mapped=False)
         pool.put(empty)
         return empty
 

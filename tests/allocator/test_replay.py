@@ -41,6 +41,27 @@ def test_a_replay_by_hand() -> None:
     assert (seen.end, seen.retries) == (3, 0)
 
 
+LOW, HIGH = 2**40, 2**41
+
+
+@pytest.mark.parametrize(("first", "second", "reserved"), [(HIGH, LOW, 38), (LOW, HIGH, 58)])
+def test_of_two_free_blocks_of_one_size_the_one_that_lay_lower_is_taken(first: int, second: int, reserved: int) -> None:
+    """The driver may put a later segment below an earlier one. 18 MiB are free in a segment of 20 and in one of 18:
+    where the smaller segment lies lower it is filled, and the other one has 20 MiB when its first block is freed."""
+    low = min(first + 2 * MIB, second)
+    events: list[Allocation | int] = [
+        Allocation(first, 2 * MIB),
+        Allocation(first + 2 * MIB, 18 * MIB),
+        Allocation(second, 18 * MIB),
+        Allocation(first + 2 * MIB, -18 * MIB),
+        Allocation(second, -18 * MIB),
+        Allocation(low, 18 * MIB),
+        Allocation(first, -2 * MIB),
+        Allocation(first if low == second else 3 * HIGH, 20 * MIB),
+    ]
+    assert replay(events).reserved == reserved * MIB
+
+
 def test_a_window_starts_from_what_was_handed_out_before() -> None:
     after = replay(EVENTS, start=5)
     assert (after.allocated, after.requested, after.end) == (11 * MIB + 512, 11 * MIB + 100, 6)

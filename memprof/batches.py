@@ -17,7 +17,9 @@ from memprof.text import Text
 Batches = Iterator[tuple[Tensor, Tensor]]
 """ids and labels (B, T) on the device, micro-batch by micro-batch, without end"""
 STRIDE = 17
-"""labels are ids plus this, modulo the vocabulary: random-looking, and learnable"""
+"""labels are ids plus this, modulo the alphabet: random-looking, and learnable"""
+ALPHABET = 256
+"""distinct synthetic tokens, so that ten steps see each of them often and a loss can tell who learns"""
 
 
 def batches(scenario: Scenario, device: torch.device) -> Batches:
@@ -30,8 +32,9 @@ def batches(scenario: Scenario, device: torch.device) -> Batches:
 
 def synthetic_batches(scenario: Scenario, device: torch.device, generator: torch.Generator | None = None) -> Batches:
     """Without end; from torch's own generator of the device where none is given."""
+    known = min(scenario.shape.vocab_size, ALPHABET)
     while True:
-        yield synthetic_batch(scenario.batch_size, scenario.seq_len, scenario.shape.vocab_size, device, generator)
+        yield synthetic_batch(scenario.batch_size, scenario.seq_len, known, device, generator)
 
 
 def synthetic_batch(

@@ -94,9 +94,6 @@ class FakeDevice:
     def reset_peak(self) -> None:
         self.calls.append("reset_peak")
 
-    def reserved_peak(self) -> int | None:
-        return self.held
-
     def reserved(self) -> int | None:
         return self.held
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from memprof.api import plan
 from memprof.batches import Batches, batches
 from memprof.device import CpuDevice, get_device
 from memprof.errors import MemprofError
@@ -56,6 +57,16 @@ def test_tokens_are_windows_of_the_file_and_labels_are_one_further(file: Path) -
             assert window in CONTENT and bytes(further) == window[1:]
             starts.add(row[0])
     assert len(starts) > 30, "all over the text"
+
+
+@pytest.mark.parametrize(("vocab", "distinct"), [(40, 40), (256, 256), (32_000, 256)])
+def test_synthetic_tokens_come_often_whatever_the_vocabulary(vocab: int, distinct: int) -> None:
+    """Of a vocabulary of 32,000 a few steps would see hardly a token twice, and nobody would learn."""
+    (scenario,) = plan(["9m"], ["adamw"], vocab_size=vocab, batch_size=64, seq_len=64)
+    seen = first(scenario, 2)
+    assert set(torch.cat([ids.flatten() for ids, _ in seen]).tolist()) == set(range(distinct))
+    for ids, labels in seen:
+        assert torch.equal(labels[:, :-1], ids[:, 1:])
 
 
 @pytest.mark.parametrize("spare", [0, 1])

@@ -83,7 +83,6 @@ class Device(Protocol):
         """Most bytes the allocator had handed out since `reset_peak`; None where it keeps no such count."""
 
     def reset_peak(self) -> None: ...
-    def reserved_peak(self) -> int | None: ...
     def reserved(self) -> int | None:
         """What the allocator holds now; None where it holds nothing back."""
 

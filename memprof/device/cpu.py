@@ -58,9 +58,6 @@ class CpuDevice:
     def reset_peak(self) -> None:
         """The CPU allocator keeps no peak; its events do."""
 
-    def reserved_peak(self) -> int | None:
-        return None
-
     def reserved(self) -> int | None:
         return None
 

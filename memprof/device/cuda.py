@@ -106,9 +106,6 @@ class CudaDevice:
     def reset_peak(self) -> None:
         torch.cuda.reset_peak_memory_stats(self.torch_device)
 
-    def reserved_peak(self) -> int | None:
-        return int(torch.cuda.max_memory_reserved(self.torch_device))
-
     def reserved(self) -> int | None:
         return int(torch.cuda.memory_reserved(self.torch_device))
 

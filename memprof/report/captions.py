@@ -35,7 +35,7 @@ EXPLAINED = {
     "workspaces and rounding with it, which may be more than the {peak}; refresh steps included. The driver's context "
     "comes on top.",
     "Examples/s": "Examples/s: median with its 95 % interval.",
-    "Loss": "Loss: of the first and of the last measured step, on the same tokens.",
+    "Loss": "Loss: of a step right after the warm-up and of the last one, on the same tokens.",
     "Speed vs AdamW": RATIO_READ,
 }
 

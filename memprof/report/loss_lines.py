@@ -12,7 +12,7 @@ from memprof.record import Record
 from memprof.report.columns import losses
 from memprof.report.rows import make_rows
 
-TITLE = "Loss of the first measured step's tokens, then and in the last one"
+TITLE = "Loss of one step's tokens, right after the warm-up and in the last step"
 
 
 @dataclass(frozen=True, slots=True)

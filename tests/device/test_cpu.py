@@ -69,7 +69,7 @@ def test_what_a_processor_does_not_know_is_none() -> None:
     device.reset()
     device.reset_peak()
     device.synchronize()
-    figures = (device.allocated_peak(), device.reserved_peak(), device.joules(), device.conditions().others)
+    figures = (device.allocated_peak(), device.reserved(), device.joules(), device.conditions().others)
     assert figures == (None, None, None, None)
     assert device.describe()["gpu"] is None
 

@@ -198,7 +198,7 @@ def test_two_losses_stand_side_by_side_where_there_is_room(record: Make) -> None
     ]
     text = show(render(records), 160)
     assert [row[-1].strip() for row in rows_of(text)] == ["10.395 -> 10.298", "10.400 -> not finite", "-", "-"]
-    assert "Loss: of the first and of the last measured step, on the same tokens." in " ".join(text.split())
+    assert "Loss: of a step right after the warm-up and of the last one, on the same tokens." in " ".join(text.split())
     shown, dropped = render(records).fit(render(records).natural_width - 1)
     assert [column.header for column in dropped] == ["Loss"], "the first to go"
     assert "Loss" not in show(render([record(speed=3.0)]), 160)

@@ -101,7 +101,8 @@ READ = (
     "0 the host is the brake.",
 )
 BELOW = (
-    "Below its floor: caches held some of what the floor takes from memory, or the rates were measured in a slow moment"
+    "Below its floor: caches held some of what the floor takes from memory, a processor's copy also read what it wrote "
+    "over, or the rates were measured in a slow moment"
 )
 
 

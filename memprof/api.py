@@ -19,11 +19,11 @@ from memprof.errors import MemprofError, UnsupportedError, shown
 from memprof.explain.answer import DEPTH
 from memprof.explain.answer import explain as explain_scenario
 from memprof.explanation import Explanation
+from memprof.field import Field, OnRace
 from memprof.headroom import MAX_FRACTION, outgrown
 from memprof.kernels import get_kernels
 from memprof.method import Method
 from memprof.model_config import read_config
-from memprof.race.field import Field, OnRace
 from memprof.race.laps import DEFAULT_ROUNDS, DEFAULT_STEPS
 from memprof.record import Record
 from memprof.runner import DEFAULT_TIMEOUT, describe_device, run_cell, unfinished

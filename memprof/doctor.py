@@ -11,7 +11,7 @@ import psutil
 import torch
 
 from memprof.api import environment
-from memprof.appraisal import Appraisal
+from memprof.bounds.appraisal import Appraisal
 from memprof.device import CudaDevice, has_cuda
 from memprof.record import SCHEMA_VERSION
 from memprof.units import counted, format_size

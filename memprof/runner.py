@@ -20,9 +20,9 @@ from memprof.errors import MemprofError, UnsupportedError
 from memprof.formula import formula
 from memprof.guard import cell_errors, read_text_of
 from memprof.headroom import MAX_FRACTION, Headroom
-from memprof.history_file import history_path
 from memprof.learning import judge
-from memprof.measure import measure_memory
+from memprof.measure.history_file import history_path
+from memprof.measure.memory import measure_memory
 from memprof.method import Method
 from memprof.race.ask import Race, Result
 from memprof.race.here import race_here

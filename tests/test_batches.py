@@ -15,12 +15,12 @@ from memprof.batches import Batches, batches
 from memprof.device import CpuDevice, get_device
 from memprof.errors import MemprofError
 from memprof.formula import formula
+from memprof.measure.watch import watch_memory
 from memprof.scenario import Scenario
 from memprof.step import prepare, request_refresh, train_step
 from memprof.text import _content
 from memprof.timeline import OPTIMIZER_STATE, PARAM
 from memprof.trace import trace
-from memprof.watch import watch_memory
 from tests.cells import scenario_of
 
 CPU = torch.device("cpu")

@@ -21,7 +21,7 @@ def doctor(
         raise MemprofError("--device says where ceilings are measured; add --ceilings")
     appraisal = None
     if ceilings:
-        from memprof.appraisal import appraise, choose
+        from memprof.bounds.appraisal import appraise, choose
 
         appraisal = appraise(choose(device))
     if json:

@@ -12,8 +12,8 @@ from memprof.api import choose_device, environment, plan, run
 from memprof.catalogue import CORE, METHODS
 from memprof.cli.screen import Progress, note, print_details, print_process, print_table
 from memprof.errors import MemprofError
-from memprof.history_file import refuse_existing, refuse_no_folder
 from memprof.interrupt import Interrupted, held, stopping
+from memprof.measure.history_file import refuse_existing, refuse_no_folder
 from memprof.record import Record, document
 from memprof.report.rows import suitable_unit
 from memprof.report.table import render

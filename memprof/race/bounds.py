@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from memprof.ceilings import Ceilings, Rate, Sizes, measure_ceilings
+from memprof.bounds.ceilings import Ceilings, Rate, Sizes, measure_ceilings
+from memprof.bounds.floor import floor_of, mfu, model_flops_per_second
 from memprof.child import CellError
 from memprof.device import Device
-from memprof.floor import floor_of, mfu, model_flops_per_second
 from memprof.guard import cell_errors
 from memprof.scenario import Scenario
 from memprof.step import TORCH_DTYPE

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 from memprof.api import plan
+from memprof.bounds.floor import flops_per_example, update_bytes
 from memprof.catalogue import get_method
 from memprof.counting import MEMPROF, Counting
-from memprof.floor import flops_per_example, update_bytes
 from memprof.formula import formula
 from memprof.method import HORIZON, Method
 from memprof.papers.cells import Column, Row

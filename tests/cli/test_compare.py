@@ -16,7 +16,7 @@ import memprof.cli.session
 import memprof.runner
 from memprof.catalogue import CORE, METHODS
 from memprof.counting import COUNTINGS
-from memprof.history_file import history_path, read_history
+from memprof.measure.history_file import history_path, read_history
 from memprof.record import Record
 from memprof.runner import unfinished
 from memprof.scenario import Scenario

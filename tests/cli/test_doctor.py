@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-import memprof.appraisal
-from memprof.ceilings import SIZES, Sizes
+import memprof.bounds.appraisal
+from memprof.bounds.ceilings import SIZES, Sizes
 from memprof.doctor import findings
 
 Main = Callable[..., Any]
@@ -47,7 +47,7 @@ def test_one_json_document_and_nothing_else(memprof_main: Main) -> None:
 
 
 def test_a_device_that_is_not_there_is_one_line(memprof_main: Main, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memprof.appraisal, "has_cuda", lambda: False)
+    monkeypatch.setattr(memprof.bounds.appraisal, "has_cuda", lambda: False)
     outcome = memprof_main("doctor", "--ceilings", "--device", "cuda")
     assert (outcome.code, outcome.out) == (4, "")
     assert outcome.err == "memprof: --device cuda: torch sees no CUDA device here; use --device cpu\n"

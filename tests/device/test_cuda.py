@@ -19,10 +19,10 @@ from memprof.device import Allocation, Conditions, CudaDevice, Recording, Usage,
 from memprof.device.allocator_history import Counts, history_events
 from memprof.device.nvml import NoNvmlError
 from memprof.errors import UnsupportedError
+from memprof.measure.watch import END as STEP_END
+from memprof.measure.watch import KEPT, Mark, replay, watch_memory
 from memprof.timeline import ACTIVATION, BACKWARD, EXTRA, FORWARD, GRAD, OPTIMIZER, OPTIMIZER_STATE, PARAM, Timeline
 from memprof.trace import trace
-from memprof.watch import END as STEP_END
-from memprof.watch import KEPT, Mark, replay, watch_memory
 from tests.device.histories import END, HISTORY, MARKS, A, G, S, W, alloc, counts, entry, free
 
 GPU = 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from memprof.api import plan
-from memprof.ceilings import Rate, Sizes
+from memprof.bounds.ceilings import Rate, Sizes
 from memprof.race.bounds import Abilities, Rates, bounds
 
 H200 = "NVIDIA H200"

@@ -12,8 +12,8 @@ import torch
 
 import memprof.race.bounds
 import memprof.race.serve
+from memprof.bounds.ceilings import Ceilings, Rate, Sizes
 from memprof.catalogue import CORE
-from memprof.ceilings import Ceilings, Rate, Sizes
 from memprof.child import CellError
 from memprof.headroom import Headroom
 from memprof.race.laps import Laps

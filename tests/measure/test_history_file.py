@@ -12,14 +12,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memprof import history_file
 from memprof.allocator import AllocatorSettings, replay
 from memprof.api import plan
 from memprof.device import Allocation, CpuDevice, Recording
 from memprof.device.allocator_history import history_events
 from memprof.errors import MemprofError
-from memprof.history_file import HistoryFile, history_path, read_history, write_history
-from memprof.measure import measure_memory
+from memprof.measure import history_file
+from memprof.measure.history_file import HistoryFile, history_path, read_history, write_history
+from memprof.measure.memory import measure_memory
 from tests.device.histories import END, HISTORY, MARKS
 
 SETTINGS = {"PYTORCH_CUDA_ALLOC_CONF": "", "max_split_size": -1, "roundup_power2_divisions": {"1": 0}}

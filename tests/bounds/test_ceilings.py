@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from memprof.ceilings import FEWEST, MOST, Rate, Sizes, measure_ceilings
+from memprof.bounds.ceilings import FEWEST, MOST, Rate, Sizes, measure_ceilings
 from memprof.errors import UnsupportedError
 
 Fake = Callable[..., Any]
@@ -92,7 +92,7 @@ def test_tf32_is_told_of_fp32_on_a_gpu_alone(fake_device: Fake, monkeypatch: pyt
         return measure_ceilings(fake_device(kind=kind), dtype, sizes=SMALL).tf32
 
     assert found("cuda", torch.float32) is False
-    monkeypatch.setattr("memprof.ceilings.allows_tf32", lambda: True)
+    monkeypatch.setattr("memprof.bounds.ceilings.allows_tf32", lambda: True)
     assert found("cuda", torch.float32) is True
     assert (found("cuda", torch.bfloat16), found("cpu", torch.float32)) == (None, None)
 
@@ -100,7 +100,7 @@ def test_tf32_is_told_of_fp32_on_a_gpu_alone(fake_device: Fake, monkeypatch: pyt
 @pytest.mark.gpu
 def test_a_gpu_does_what_its_data_sheet_says_within_reason() -> None:
     """Nothing is faster than its data sheet, nor ten times slower."""
-    from memprof.datasheet import sheet_of
+    from memprof.bounds.datasheet import sheet_of
     from memprof.device import get_device
 
     device = get_device("cuda")

@@ -15,15 +15,15 @@ from hypothesis import strategies as st
 
 from memprof.allocator import replay as replay_by_rules
 from memprof.api import plan
-from memprof.closure import ROUNDING, UNATTRIBUTED, WorstInstant, close
 from memprof.device import Allocation, Recording, Usage, get_device
 from memprof.device.allocator_history import history_events
 from memprof.evidence import Closure
-from memprof.measure import measure_memory
+from memprof.measure.closure import ROUNDING, UNATTRIBUTED, WorstInstant, close
+from memprof.measure.memory import measure_memory
+from memprof.measure.watch import END as STEP_END
+from memprof.measure.watch import KEPT, Mark, StepSeen, Watched, replay, watch_memory
 from memprof.reading import read
 from memprof.timeline import ACTIVATION, BACKWARD, EXTRA, FORWARD, GRAD, OPTIMIZER, OPTIMIZER_STATE, PARAM
-from memprof.watch import END as STEP_END
-from memprof.watch import KEPT, Mark, StepSeen, Watched, replay, watch_memory
 from tests.device.histories import END, HISTORY, MARKS, G, S, W
 
 MIB = 2**20
@@ -187,7 +187,7 @@ def test_driver_and_allocator_are_asked_when_the_recorded_run_is_over(
         device.process, device.held = 2**40, 2**32
         return watch_memory(*asked)
 
-    monkeypatch.setattr("memprof.measure.watch_memory", watched)
+    monkeypatch.setattr("memprof.measure.memory.watch_memory", watched)
     found = measure_memory(scenario, device)
     assert (found.device, found.reserved, found.context) == (2**40, 2**32, 2**40 - 2**32)
 

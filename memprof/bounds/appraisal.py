@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from memprof.ceilings import SIZES, Rate, Sizes, copy_rate, measure_ceilings
-from memprof.datasheet import DataSheet, sheet_of
+from memprof.bounds.ceilings import SIZES, Rate, Sizes, copy_rate, measure_ceilings
+from memprof.bounds.datasheet import DataSheet, sheet_of
 from memprof.device import Device, get_device, has_cuda
 from memprof.errors import UnsupportedError
 from memprof.step import TORCH_DTYPE

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-import memprof.measure
+import memprof.measure.memory
 from memprof.api import plan
 from memprof.device import Conditions, Recording
-from memprof.measure import measure_memory, time_plain_step
+from memprof.measure.memory import measure_memory, time_plain_step
+from memprof.measure.watch import StepSeen, Watched
 from memprof.record import Measured
 from memprof.scenario import Scenario
 from memprof.schema import PHASES
@@ -30,7 +31,6 @@ from memprof.timeline import (
     Timeline,
 )
 from memprof.trace import trace
-from memprof.watch import StepSeen, Watched
 
 Make = Callable[..., Any]
 RESIDENT = 40_000
@@ -73,10 +73,10 @@ def scripted(monkeypatch: pytest.MonkeyPatch, fake_device: Make) -> Callable[...
         **device: Any,
     ) -> Measured:
         watched = Watched(ordinary or seen(), refresh, Timeline(), Recording(), ())
-        monkeypatch.setattr(memprof.measure, "warm_up", lambda scenario, device: None)
-        monkeypatch.setattr(memprof.measure, "resident_bytes", lambda: RESIDENT)
-        monkeypatch.setattr(memprof.measure, "time_plain_step", lambda scenario, device: plain)
-        monkeypatch.setattr(memprof.measure, "watch_memory", lambda scenario, device: watched)
+        monkeypatch.setattr(memprof.measure.memory, "warm_up", lambda scenario, device: None)
+        monkeypatch.setattr(memprof.measure.memory, "resident_bytes", lambda: RESIDENT)
+        monkeypatch.setattr(memprof.measure.memory, "time_plain_step", lambda scenario, device: plain)
+        monkeypatch.setattr(memprof.measure.memory, "watch_memory", lambda scenario, device: watched)
         return measure_memory(scenario_of(), fake_device(**device))
 
     return run

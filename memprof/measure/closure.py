@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from memprof.allocator import AllocatorSettings, Replay, replay
 from memprof.device import Allocation, Usage
 from memprof.evidence import OWNED, Closure
+from memprof.measure.watch import KEPT, Watched
 from memprof.timeline import EXTRA, Peak
-from memprof.watch import KEPT, Watched
 
 ROUNDING, UNATTRIBUTED = "block rounding", "unattributed"
 

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import torch
 
-import memprof.attention
+import memprof.measure.attention
 from memprof.api import plan
-from memprof.attention import attention_node
 from memprof.device import get_device
 from memprof.kernels import KERNELS, Kernels
+from memprof.measure.attention import attention_node
 from memprof.scenario import Scenario
 
 CPU, META = torch.device("cpu"), torch.device("meta")
@@ -47,7 +47,7 @@ def test_it_is_asked_with_the_scenarios_heads_and_dtype(monkeypatch: pytest.Monk
         return heads[0] + 0
 
     plain = Kernels("cpu", KERNELS["cpu"].rms_norm, products, expands_kv=False, lse_multiple=1, rng_bytes=0)
-    monkeypatch.setattr(memprof.attention, "KERNELS", {"cpu": plain})
+    monkeypatch.setattr(memprof.measure.attention, "KERNELS", {"cpu": plain})
     attention_node(scenario, CPU)
     shape = scenario.shape
     heads = (shape.num_attention_heads, shape.num_key_value_heads, shape.num_key_value_heads)
@@ -60,7 +60,7 @@ def test_an_attention_of_plain_products_has_no_node(monkeypatch: pytest.MonkeyPa
         return q * k + v
 
     plain = Kernels("cpu", KERNELS["cpu"].rms_norm, products, expands_kv=False, lse_multiple=1, rng_bytes=0)
-    monkeypatch.setattr(memprof.attention, "KERNELS", {"cpu": plain})
+    monkeypatch.setattr(memprof.measure.attention, "KERNELS", {"cpu": plain})
     assert attention_node(scenario_of(kernels="cpu"), CPU) is None
 
 

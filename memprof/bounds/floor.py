@@ -18,8 +18,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from memprof.batches import synthetic_batch
-from memprof.ceilings import Ceilings, allows_tf32
-from memprof.datasheet import TERA, sheet_of
+from memprof.bounds.ceilings import Ceilings, allows_tf32
+from memprof.bounds.datasheet import TERA, sheet_of
 from memprof.evidence import Floor
 from memprof.method import BASIS, Footprint, Role, Weight
 from memprof.scenario import Scenario

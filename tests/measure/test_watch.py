@@ -12,6 +12,7 @@ import pytest
 from memprof.api import plan
 from memprof.catalogue import CORE, METHODS
 from memprof.device import Allocation, CpuDevice, Recording
+from memprof.measure.watch import END, KEPT, Mark, replay, watch_memory
 from memprof.scenario import ITEMSIZE, Scenario
 from memprof.timeline import (
     ACTIVATION,
@@ -26,7 +27,6 @@ from memprof.timeline import (
     REFRESH,
 )
 from memprof.trace import trace
-from memprof.watch import END, KEPT, Mark, replay, watch_memory
 
 MODELS = ("9m", "35m", "60m")
 DTYPES = ("fp32", "bf16")

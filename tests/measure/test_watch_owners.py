@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from memprof.device import Allocation, CpuDevice, Recording
+from memprof.measure.watch import Mark, owned_addresses, replay
 from memprof.timeline import CATEGORIES, FORWARD, GRAD, OPTIMIZER_STATE, PARAM
-from memprof.watch import Mark, owned_addresses, replay
 
 FLOAT = 4
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from memprof.datasheet import SHEETS, sheet_of
+from memprof.bounds.datasheet import SHEETS, sheet_of
 
 
 @pytest.mark.parametrize(

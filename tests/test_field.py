@@ -72,7 +72,7 @@ def test_each_cell_is_predicted_once(races: list[Race], monkeypatch: pytest.Monk
         asked.append(scenario.id)
         return predict(scenario)
 
-    for module in ("memprof.race.field", "memprof.runner"):
+    for module in ("memprof.field", "memprof.runner"):
         monkeypatch.setattr(f"{module}.predict", noted)
     records = list(run(cells(["adamw", "sgd"])))
     assert sorted(asked) == sorted(record.id for record in records)
@@ -137,7 +137,7 @@ def test_what_cannot_be_traced_does_not_race(races: list[Race], monkeypatch: pyt
             raise MemprofError("rank 9 is larger")
         return record
 
-    for module in ("memprof.race.field", "memprof.runner"):
+    for module in ("memprof.field", "memprof.runner"):
         monkeypatch.setattr(f"{module}.predict", fails)
     coming = run(cells(["adamw", "sgd", "galore", "lion"], batch_size=1))
     assert [next(coming).status for _ in range(3)] == ["ok", "crashed", "ok"]

@@ -5,16 +5,16 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from memprof.attention import attention_node
-from memprof.closure import WorstInstant, close
 from memprof.device import Device, Usage, most_others, resident_bytes
-from memprof.history_file import write_history
+from memprof.measure.attention import attention_node
+from memprof.measure.closure import WorstInstant, close
+from memprof.measure.history_file import write_history
+from memprof.measure.watch import Watched, watch_memory
 from memprof.record import Measured
 from memprof.scenario import Scenario
 from memprof.shapes import override
 from memprof.step import prepare, request_refresh, train_step
 from memprof.timeline import EXTRA, OPTIMIZER_STATE, PARAM, REFRESH
-from memprof.watch import Watched, watch_memory
 
 TINY = 8
 WARMUP_STEPS = 2

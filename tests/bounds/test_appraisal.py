@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-import memprof.appraisal
-from memprof.appraisal import appraise, choose
-from memprof.ceilings import Sizes
+import memprof.bounds.appraisal
+from memprof.bounds.appraisal import appraise, choose
+from memprof.bounds.ceilings import Sizes
 from memprof.device import CpuDevice
 from memprof.errors import MemprofError, UnsupportedError
 
@@ -53,7 +53,7 @@ def test_the_copy_is_made_once(gpu: Fake) -> None:
 
 
 def test_tf32_stands_beside_its_own_peak(gpu: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("memprof.ceilings.allows_tf32", lambda: True)
+    monkeypatch.setattr("memprof.bounds.ceilings.allows_tf32", lambda: True)
     line = appraise(gpu("NVIDIA H200"), SMALL).lines[-1]
     assert (line.peak, line.note) == (494.5e12, "TF32 on")
 
@@ -88,7 +88,7 @@ def test_the_document_is_in_bytes_and_flops_a_second(fake_device: Fake) -> None:
 
 
 def test_a_gpu_is_chosen_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memprof.appraisal, "has_cuda", lambda: False)
+    monkeypatch.setattr(memprof.bounds.appraisal, "has_cuda", lambda: False)
     assert isinstance(choose(None), CpuDevice)
     with pytest.raises(UnsupportedError, match="--device cuda: torch sees no CUDA device here; use --device cpu"):
         choose("cuda")

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from memprof.api import plan
-from memprof.ceilings import SIZES, Ceilings, Rate
-from memprof.floor import (
+from memprof.bounds.ceilings import SIZES, Ceilings, Rate
+from memprof.bounds.floor import (
     Matrices,
     floor_of,
     flops_per_example,
@@ -263,7 +263,7 @@ def test_no_mfu_without_a_peak(dtype: str, gpu: str | None, why: str) -> None:
 def test_products_that_may_round_to_tf32_are_held_against_its_peak(monkeypatch: pytest.MonkeyPatch) -> None:
     scenario = scenario_of("adamw", dtype="fp32")
     plain, why = mfu(scenario, 1.0, H200)
-    monkeypatch.setattr("memprof.floor.allows_tf32", lambda: True)
+    monkeypatch.setattr("memprof.bounds.floor.allows_tf32", lambda: True)
     rounded, why_rounded = mfu(scenario, 1.0, H200)
     assert plain is not None and rounded == pytest.approx(plain * 67 / 494.5)
     assert mfu(scenario, 1.0, H200, tf32=False) == (plain, why), "as whoever ran the steps says"

@@ -13,7 +13,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from memprof.catalogue import METHODS, get_method
+from memprof.catalogue import METHODS
 from memprof.child import NO_ANSWER, CellError, Reply, ask_child, data_of, one_line
 from memprof.device import get_device
 from memprof.errors import MemprofError, UnsupportedError
@@ -30,8 +30,6 @@ from memprof.race.laps import DEFAULT_ROUNDS, DEFAULT_STEPS
 from memprof.race.result import CONTAMINATED
 from memprof.record import Measured, Record, measured_from_dict
 from memprof.scenario import Scenario
-from memprof.shapes import LlamaShape
-from memprof.text import Text
 from memprof.trace import trace
 
 DEFAULT_TIMEOUT = 1_800.0
@@ -151,16 +149,3 @@ def read_answer(reply: Reply) -> Measured:
         return measured_from_dict(data["measured"])
     except (KeyError, TypeError, AttributeError, MemprofError):
         raise CellError("crashed", NO_ANSWER) from None
-
-
-def scenario_from_dict(data: Mapping[str, Any], text: str | None = None) -> Scenario:
-    """The scenario that `to_dict` wrote; its method is looked up by name, its text lies at `text`."""
-    hyperparameters = {k: tuple(v) if isinstance(v, list) else v for k, v in data["hyperparameters"].items()}
-    plain_fields = ("model", "batch_size", "accumulation", "seq_len", "dtype", "kernels", "checkpointing",
-                    "loss_chunks", "clip_grad_norm", "counting", "device", "seed")  # fmt: skip
-    return Scenario(
-        shape=LlamaShape(**data["shape"]),
-        method=get_method(data["method"], **hyperparameters),
-        text=Text(**data["text"], path=Path(text)) if text is not None else None,
-        **{name: data[name] for name in plain_fields},
-    )

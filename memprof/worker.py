@@ -47,7 +47,8 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
     from memprof.device import get_device
     from memprof.headroom import Headroom
     from memprof.race.serve import serve
-    from memprof.runner import guarded_measure, scenario_from_dict
+    from memprof.request import scenario_from_dict
+    from memprof.runner import guarded_measure
 
     if "describe" in request:
         return {"described": get_device(request["describe"]).describe()}

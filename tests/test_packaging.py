@@ -29,7 +29,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "remember ledger device batches allocator",
         "step",
         "sizes instants formula trace bounds measure",
-        "oom child guard headroom race runner field worker",
+        "oom child guard request headroom race runner field worker",
         "explain papers",
         "report run_file runs resume store diff pytest_plugin",
         "api doctor",

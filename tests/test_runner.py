@@ -21,7 +21,8 @@ from memprof.method import Footprint, Method, Weight
 from memprof.methods.adamw import AdamW
 from memprof.race.ask import Race
 from memprof.record import Measured, Record
-from memprof.runner import IN_PROCESS, guarded_measure, read_answer, run_cell, scenario_from_dict
+from memprof.request import scenario_from_dict
+from memprof.runner import IN_PROCESS, guarded_measure, read_answer, run_cell
 from memprof.scenario import Scenario
 from tests.cells import ANSWER, MEASURED, NEEDS_NOTHING, RACED, scenario_of, without_race
 

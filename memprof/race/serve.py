@@ -12,7 +12,7 @@ from memprof.guard import cell_errors, read_text_of
 from memprof.headroom import Headroom, fit_together
 from memprof.race.bounds import abilities
 from memprof.race.course import Outcome, race
-from memprof.runner import scenario_from_dict
+from memprof.request import scenario_from_dict
 from memprof.scenario import Scenario
 
 

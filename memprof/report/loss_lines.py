@@ -10,7 +10,7 @@ from rich.text import Text
 
 from memprof.record import Record
 from memprof.report.columns import losses
-from memprof.report.rows import make_rows
+from memprof.report.rows import make_rows, names
 
 TITLE = "Loss of one step's tokens, right after the warm-up and in the last step"
 
@@ -34,11 +34,10 @@ class LossLines:
 def loss_lines(records: Sequence[Record]) -> LossLines | None:
     """None where no loss was measured."""
     rows = [row for row in make_rows(records) if row.losses is not None]
-    several = len({row.model for row in rows}) > 1
-    names = [f"{row.model} {row.label}" if several else row.label for row in rows]
-    width = max(map(len, names), default=0)
+    called = names(rows)
+    width = max(map(len, called), default=0)
     lines = [
         f"{name:<{width}}  {losses(row)}" + (f"  {row.reason}" if row.reason else "")
-        for name, row in zip(names, rows, strict=True)
+        for name, row in zip(called, rows, strict=True)
     ]
     return LossLines(lines) if lines else None

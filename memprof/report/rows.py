@@ -123,6 +123,12 @@ def make_rows(records: Sequence[Record], *, by: str | None = None, fits: int | N
     return [_row(record, label, baselines.get(_surroundings(record)), by, fits) for record, label in named]
 
 
+def names(rows: Sequence[Row]) -> list[str]:
+    """What each row is called where no column says its model: with it, where there are several."""
+    several = len({row.model for row in rows}) > 1
+    return [f"{row.model} {row.label}" if several else row.label for row in rows]
+
+
 def featured(rows: Sequence[Row], most: int = 8) -> list[Row]:
     """As many rows as a chart has panels for, in their order: the baselines and those that save most."""
     ranked = sorted(rows, key=lambda row: (not row.is_baseline, -(row.saving or 0.0)))[:most]

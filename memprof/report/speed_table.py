@@ -17,7 +17,7 @@ from rich.text import Text
 from memprof.record import Floor, Record, Speed
 from memprof.report.captions import RATIO_READ
 from memprof.report.columns import NONE, percent, ratio, speed, speed_digits
-from memprof.report.rows import Row, make_rows
+from memprof.report.rows import Row, make_rows, names
 from memprof.units import format_rate
 
 TITLE = "How the speeds were come by"
@@ -217,7 +217,5 @@ def _of(names: Sequence[str], everyone: Sequence[str]) -> str:
 def speed_tables(records: Sequence[Record]) -> SpeedTables | None:
     """None where no speed says how it was come by."""
     rows = make_rows(records)
-    several = len({row.model for row in rows}) > 1
-    raced = [row for row in rows if row.speed is not None]
-    names = [f"{row.model} {row.label}" if several else row.label for row in raced]
-    return SpeedTables(raced, names) if raced else None
+    raced = [(name, row) for name, row in zip(names(rows), rows, strict=True) if row.speed is not None]
+    return SpeedTables([row for _, row in raced], [name for name, _ in raced]) if raced else None

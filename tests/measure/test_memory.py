@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 import memprof.measure.memory
-from memprof.api import plan
 from memprof.device import Conditions, Recording
 from memprof.measure.memory import measure_memory, time_plain_step
 from memprof.measure.watch import StepSeen, Watched
@@ -31,6 +30,7 @@ from memprof.timeline import (
     Timeline,
 )
 from memprof.trace import trace
+from tests import cells
 
 Make = Callable[..., Any]
 RESIDENT = 40_000
@@ -41,16 +41,7 @@ AFTER = {PARAM: 100, GRAD: 0, OPTIMIZER_STATE: 200, ACTIVATION: 0, EXTRA: 8}
 
 
 def scenario_of(method: str = "adamw", **fields: Any) -> Scenario:
-    chosen: dict[str, Any] = {
-        "dtype": "fp32",
-        "kernels": "cpu",
-        "num_layers": 1,
-        "vocab_size": 32,
-        "batch_size": 2,
-        "seq_len": 8,
-    }
-    (scenario,) = plan(["9m"], [method], **chosen | fields)
-    return scenario
+    return cells.scenario_of(method, device=None, **{"batch_size": 2} | fields)
 
 
 def seen(nbytes: int = 480, seconds: float = 1.0) -> StepSeen:

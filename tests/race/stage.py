@@ -10,25 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from memprof.api import plan
 from memprof.evidence import Interval
 from memprof.race.laps import Laps, Round
 from memprof.scenario import Scenario
 from memprof.timeline import BACKWARD, FORWARD, OPTIMIZER
+from tests import cells
 from tests.conftest import FakeDevice
 
 
 def scenario_of(method: Any = "adamw", device: str | None = "cpu", **fields: Any) -> Scenario:
-    chosen: dict[str, Any] = {
-        "dtype": "fp32",
-        "kernels": "cpu",
-        "num_layers": 1,
-        "vocab_size": 32,
-        "batch_size": 2,
-        "seq_len": 8,
-    }
-    (scenario,) = plan(["9m"], [method], device=device, **chosen | fields)
-    return scenario
+    return cells.scenario_of(method, device, **{"batch_size": 2} | fields)
 
 
 @dataclass
